@@ -1,0 +1,1 @@
+"""hf_speech_ssl: BiRQ and Chunk SSL for Hugging Face Transformers."""
