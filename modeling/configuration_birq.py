@@ -1,0 +1,119 @@
+"""BiRQConfig: the encoder, the labels, the masks and the loss of BiRQ."""
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_conformer import ConformerConfig
+
+# Sizes of the published configurations; everything else is the default of the fields below. C1 to C3 are the paper's
+# (Jiang et al., arXiv 2509.15430, section 4). With our blocks they come to 129 M, 143 M and 250 M parameters, prediction
+# head included, where the paper counts 137 M, 155 M and 275 M.
+_PRESETS = {
+    "birq-tiny": {
+        "hidden_size": 144,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "intermediate_size": 576,
+        "conv_kernel_size": 15,
+        "codebook_size": 1024,
+    },
+    "birq-base": {},
+    "birq-c1": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 8,
+        "intermediate_size": 4096,
+        "attention_window": 200,
+    },
+    "birq-c2": {"hidden_size": 768, "num_hidden_layers": 10, "num_attention_heads": 6, "intermediate_size": 3072},
+    "birq-c3": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 10,
+        "num_attention_heads": 8,
+        "intermediate_size": 4096,
+        "attention_window": 200,
+    },
+}
+
+
+@strict
+class BiRQConfig(ConformerConfig):
+    r"""
+    Configuration of BiRQ (Jiang et al., arXiv 2509.15430), the encoder's fields being those of [`ConformerConfig`].
+    The defaults are `birq-base`: 12 blocks of width 512. [`BiRQConfig.from_preset`] gives the published sizes.
+
+    Args:
+        codebook_size (`int`, defaults to 8192): Entries of each random codebook, N.
+        codebook_dim (`int`, defaults to 16): Dimension of an entry, d_c.
+        num_codebooks (`int`, defaults to 1): Independent codebooks, each with its own projections and prediction head;
+            their losses are averaged.
+        label_layer (`int`, *optional*): The block k, counted from 1, whose output makes the enhanced labels. By
+            default the whole part of 0.7 times the number of blocks, the paper's choice.
+        gumbel_temperature (`float`, defaults to 0.5): Temperature tau of the enhanced labels' Gumbel-softmax.
+        enhanced_loss_weight (`float`, defaults to 0.1): w1, weight of the loss against the enhanced labels. 0 is
+            BEST-RQ, and then no clean pass is made.
+        anchor_loss_weight (`float`, defaults to 2.4): w2, weight of the loss against the anchor labels.
+        detach_enhanced_labels (`bool`, defaults to `False`): Whether to stop the gradient through the enhanced labels.
+        mask_start_prob (`float`, defaults to 0.02): Probability that a frame starts a masked span. With spans of 20
+            frames that may overlap, 1 - 0.98^20 = 33 % of the frames of a long utterance are hidden.
+        mask_length (`int`, defaults to 20): Length of a span in encoder frames (400 ms at 20 ms).
+        mask_noise_std (`float`, defaults to 0.1): Standard deviation of the noise that replaces masked frames.
+        quantizer_seed (`int`, defaults to 0): Seed of the random projections and codebooks.
+    """
+
+    model_type = "birq"
+    _remote_classes = {
+        "AutoConfig": "configuration_birq.BiRQConfig",
+        "AutoModel": "modeling_birq.BiRQModel",
+        "AutoModelForPreTraining": "modeling_birq.BiRQForPreTraining",
+        "AutoModelForCTC": "modeling_birq.BiRQForCTC",
+    }
+
+    codebook_size: int = 8192
+    codebook_dim: int = 16
+    num_codebooks: int = 1
+    label_layer: int | None = None
+    gumbel_temperature: float | int = 0.5
+    enhanced_loss_weight: float | int = 0.1
+    anchor_loss_weight: float | int = 2.4
+    detach_enhanced_labels: bool = False
+    mask_start_prob: float | int = 0.02
+    mask_length: int = 20
+    mask_noise_std: float | int = 0.1
+    quantizer_seed: int = 0
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.label_layer is None:
+            self.label_layer = max(1, 7 * self.num_hidden_layers // 10)
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides) -> "BiRQConfig":
+        """The published configuration `name`, with `overrides` applied.
+
+        Raises:
+            ValueError: no such preset, or an override that is no field.
+        """
+        if name not in _PRESETS:
+            raise ValueError(f"There is no preset '{name}'; the presets are {', '.join(_PRESETS)}.")
+        return cls(**{**_PRESETS[name], **overrides})
+
+    def validate_labels(self):
+        """Refuse label settings that the loss could not use."""
+        for name in ("codebook_size", "codebook_dim", "num_codebooks", "mask_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.label_layer is not None and not 1 <= self.label_layer <= self.num_hidden_layers:
+            raise ValueError(
+                f"label_layer counts blocks from 1 and must be at most num_hidden_layers = {self.num_hidden_layers}, "
+                f"got {self.label_layer}."
+            )
+        if self.gumbel_temperature <= 0:
+            raise ValueError(f"gumbel_temperature must be above 0, got {self.gumbel_temperature}.")
+        if self.enhanced_loss_weight < 0 or self.anchor_loss_weight < 0:
+            raise ValueError(
+                f"Loss weights must not be negative, got enhanced_loss_weight = {self.enhanced_loss_weight} and "
+                f"anchor_loss_weight = {self.anchor_loss_weight}."
+            )
+
+
+BiRQConfig.register_for_auto_class()

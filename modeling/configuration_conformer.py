@@ -1,0 +1,175 @@
+"""ConformerConfig: the sizes of the encoder that all families share."""
+
+import difflib
+
+from huggingface_hub.dataclasses import strict
+from transformers import GenerationConfig, PreTrainedConfig
+
+SAMPLING_RATE = 16_000  # Hz
+HOP_LENGTH = 160  # samples between two feature frames: 10 ms
+
+# Keys that transformers itself writes into a config.json or passes on construction, beside the declared fields.
+_LIBRARY_KEYS = frozenset(
+    """
+    attn_implementation auto_map base_model_name_or_path custom_pipelines experts_implementation model_type
+    name_or_path num_labels output_attentions per_layer_config quantization_config tokenizer_class torch_dtype
+    use_cache
+    """.split()
+)
+
+
+@strict
+class ConformerConfig(PreTrainedConfig):
+    r"""
+    Sizes of the Conformer encoder (Gulati et al., arXiv 2005.08100; rotary positions instead of relative ones) and of
+    its CTC head. The families add what only they need; all configs are flat.
+
+    Fields that are neither declared here, nor in the family, nor by transformers are refused by name: a misspelt field
+    would otherwise build a model of the default size without a word.
+
+    Args:
+        num_mel_bins (`int`, defaults to 80): Features per 10 ms frame.
+        frame_stacking (`int`, defaults to 2): Consecutive 10 ms frames joined into one encoder frame.
+        hidden_size (`int`, defaults to 512): Width of the blocks.
+        num_hidden_layers (`int`, defaults to 12): Number of Conformer blocks.
+        num_attention_heads (`int`, defaults to 8): Heads per block; `hidden_size / num_attention_heads` must be even.
+        intermediate_size (`int`, defaults to 2048): Inner width of both feed-forward modules.
+        conv_kernel_size (`int`, defaults to 31): Depthwise kernel in encoder frames; odd.
+        attention_window (`int`, *optional*): Width of the local attention window in encoder frames: a frame sees the
+            frames at most `attention_window // 2` away on either side. `None` sees the whole utterance.
+        hidden_act (`str`, defaults to `"silu"`): Activation of the feed-forward and convolution modules.
+        hidden_dropout (`float`, defaults to 0.1): Dropout of every module's output, before it joins the residual.
+        attention_dropout (`float`, defaults to 0.0): Dropout of the attention weights. Above zero the CPU leaves its
+            fused attention kernel, at about four times the cost.
+        activation_dropout (`float`, defaults to 0.0): Dropout inside the feed-forward modules.
+        layerdrop (`float`, defaults to 0.0): Probability that a training step skips a block.
+        layer_norm_eps (`float`, defaults to 1e-5): Epsilon of the layer norms.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of the initial weights.
+        rope_theta (`float`, defaults to 10000.0): Base of the rotary wavelengths.
+        vocab_size (`int`, defaults to 32): Outputs of the CTC head.
+        pad_token_id (`int`, defaults to 0): Padding token of the tokenizer and blank of CTC.
+        ctc_loss_reduction (`str`, defaults to `"mean"`): `"mean"` (over utterances, each divided by its number of
+            labels) or `"sum"`.
+        ctc_zero_infinity (`bool`, defaults to `True`): Whether utterances with more labels than frames count as zero
+            instead of infinity.
+        mask_time_prob (`float`, defaults to 0.05): SpecAugment in fine-tuning: share of the 10 ms frames that would be
+            hidden if spans never overlapped; 0 switches it off.
+        mask_time_length (`int`, defaults to 10): Length of a hidden time span in 10 ms frames.
+        mask_time_min_masks (`int`, defaults to 1): Least number of time spans per utterance.
+        mask_feature_prob (`float`, defaults to 0.1): The same along the mel bins.
+        mask_feature_length (`int`, defaults to 8): Width of a hidden band in mel bins.
+        mask_feature_min_masks (`int`, defaults to 0): Least number of hidden bands per utterance.
+        final_dropout (`float`, defaults to 0.0): Dropout of the encoder output before the CTC head.
+    """
+
+    num_mel_bins: int = 80
+    frame_stacking: int = 2
+    hidden_size: int = 512
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    intermediate_size: int = 2048
+    conv_kernel_size: int = 31
+    attention_window: int | None = None
+    hidden_act: str = "silu"
+    hidden_dropout: float | int = 0.1
+    attention_dropout: float | int = 0.0
+    activation_dropout: float | int = 0.0
+    layerdrop: float | int = 0.0
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    rope_theta: float | int = 10000.0
+    vocab_size: int = 32
+    pad_token_id: int = 0
+    ctc_loss_reduction: str = "mean"
+    ctc_zero_infinity: bool = True
+    mask_time_prob: float | int = 0.05
+    mask_time_length: int = 10
+    mask_time_min_masks: int = 1
+    mask_feature_prob: float | int = 0.1
+    mask_feature_length: int = 8
+    mask_feature_min_masks: int = 0
+    final_dropout: float | int = 0.0
+
+    # Every checkpoint names the classes of the whole family, so that a pretraining checkpoint also answers to
+    # AutoModel and AutoModelForCTC where this package is not installed.
+    _remote_classes = {}
+
+    def __post_init__(self, **kwargs):
+        refuse_unknown_fields(self, kwargs)
+        kwargs.pop("auto_map", None)
+        super().__post_init__(**kwargs)
+        if self._remote_classes:
+            self.auto_map = dict(self._remote_classes)
+
+    @property
+    def head_dim(self) -> int:
+        """Features per attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def stacked_size(self) -> int:
+        """Features per encoder frame before the first projection: mel bins times stacked frames."""
+        return self.num_mel_bins * self.frame_stacking
+
+    @property
+    def inputs_to_logits_ratio(self) -> int:
+        """Audio samples per output frame, which the ASR pipeline needs for chunks and time stamps."""
+        return HOP_LENGTH * self.frame_stacking
+
+    @property
+    def frame_rate(self) -> float:
+        """Encoder frames per second of audio."""
+        return SAMPLING_RATE / self.inputs_to_logits_ratio
+
+    def validate_sizes(self):
+        """Refuse sizes that no encoder can be built from."""
+        for name in (
+            "num_mel_bins frame_stacking hidden_size num_hidden_layers num_attention_heads intermediate_size "
+            "conv_kernel_size vocab_size"
+        ).split():
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
+            raise ValueError(
+                f"hidden_size / num_attention_heads must be an even whole number (rotary positions turn pairs of "
+                f"features), got {self.hidden_size} / {self.num_attention_heads}."
+            )
+        if self.conv_kernel_size % 2 == 0:
+            raise ValueError(f"conv_kernel_size must be odd so that it has a centre, got {self.conv_kernel_size}.")
+        if self.attention_window is not None and self.attention_window < 1:
+            raise ValueError(f"attention_window must be at least 1 frame or None, got {self.attention_window}.")
+
+    def validate_probabilities(self):
+        """Refuse probabilities outside [0, 1)."""
+        for name, value in vars(self).items():
+            if name.endswith(("dropout", "_prob", "layerdrop")) and not 0 <= value < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {value}.")
+
+    def validate_ctc(self):
+        """Refuse a CTC set-up that the loss would not take."""
+        if self.ctc_loss_reduction not in ("mean", "sum"):
+            raise ValueError(f'ctc_loss_reduction must be "mean" or "sum", got "{self.ctc_loss_reduction}".')
+        if not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(
+                f"pad_token_id is the CTC blank and must lie in [0, vocab_size), got {self.pad_token_id} of "
+                f"{self.vocab_size}."
+            )
+
+
+def refuse_unknown_fields(config: PreTrainedConfig, kwargs: dict) -> None:
+    """Raise `ValueError` naming every keyword that is no field of `config`, with the nearest field where one is near."""
+    known = _LIBRARY_KEYS | GenerationConfig._get_default_generation_params().keys()
+    unknown = [
+        key for key in kwargs if key not in known and not key.startswith("_") and not hasattr(type(config), key)
+    ]
+    if not unknown:
+        return
+    fields = sorted(name for name in type(config).__dataclass_fields__ if not name.startswith("_"))
+    hints = []
+    for key in unknown:
+        near = difflib.get_close_matches(key, fields, n=1)
+        hints.append(f"'{key}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
+    raise ValueError(
+        f"{type(config).__name__} has no field {', '.join(hints)}. Correct the name or remove it; "
+        f"the fields are: {', '.join(fields)}."
+    )
