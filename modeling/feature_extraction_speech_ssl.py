@@ -15,11 +15,11 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 from transformers.utils import logging
 
+from .configuration_conformer import HOP_LENGTH, SAMPLING_RATE
+
 logger = logging.get_logger(__name__)
 
-SAMPLING_RATE = 16_000  # Hz
 FRAME_LENGTH = 400  # samples: 25 ms
-HOP_LENGTH = 160  # samples: 10 ms
 FFT_LENGTH = 512  # samples, the frame padded with zeros
 PREEMPHASIS = 0.97
 INT16_SCALE = 32_768.0  # samples in [-1, 1] are scaled as Kaldi expects them; the floor below is meant for that scale
