@@ -1,1 +1,30 @@
-"""hf_speech_ssl: BiRQ and Chunk SSL for Hugging Face Transformers."""
+"""BiRQ and Chunk SSL: self-supervised speech pretraining for Hugging Face Transformers.
+
+Importing the package registers its families with the Auto classes, so that `AutoModelForCTC.from_pretrained(...)`,
+`pipeline(...)` and the like know them.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForCTC,
+    AutoModelForPreTraining,
+    AutoProcessor,
+    Wav2Vec2Processor,
+)
+
+from .modeling.configuration_birq import BiRQConfig
+from .modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
+from .modeling.modeling_birq import BiRQForCTC, BiRQForPreTraining, BiRQModel
+
+__version__ = "0.1.0"
+
+__all__ = ["BiRQConfig", "BiRQForCTC", "BiRQForPreTraining", "BiRQModel", "SpeechSSLFeatureExtractor"]
+
+AutoConfig.register("birq", BiRQConfig)
+AutoModel.register(BiRQConfig, BiRQModel)
+AutoModelForPreTraining.register(BiRQConfig, BiRQForPreTraining)
+AutoModelForCTC.register(BiRQConfig, BiRQForCTC)
+AutoFeatureExtractor.register(BiRQConfig, SpeechSSLFeatureExtractor)
+AutoProcessor.register(BiRQConfig, Wav2Vec2Processor)

@@ -4,9 +4,8 @@ from huggingface_hub.dataclasses import strict
 
 from .configuration_conformer import ConformerConfig
 
-# Sizes of the published configurations; everything else is the default of the fields below. C1 to C3 are the paper's
-# (Jiang et al., arXiv 2509.15430, section 4). With our blocks they come to 129 M, 143 M and 250 M parameters, prediction
-# head included, where the paper counts 137 M, 155 M and 275 M.
+# Sizes of the published configurations; everything else is the default of the fields below. C1 to C3 are the
+# paper's (Jiang et al., arXiv 2509.15430, section 4), which counts 137 M, 155 M and 275 M parameters for them.
 _PRESETS = {
     "birq-tiny": {
         "hidden_size": 144,

@@ -16,6 +16,10 @@ _LIBRARY_KEYS = frozenset(
     use_cache
     """.split()
 )
+_SIZES = """
+    num_mel_bins frame_stacking hidden_size num_hidden_layers num_attention_heads intermediate_size conv_kernel_size
+    vocab_size
+    """.split()
 
 
 @strict
@@ -123,10 +127,7 @@ class ConformerConfig(PreTrainedConfig):
 
     def validate_sizes(self):
         """Refuse sizes that no encoder can be built from."""
-        for name in (
-            "num_mel_bins frame_stacking hidden_size num_hidden_layers num_attention_heads intermediate_size "
-            "conv_kernel_size vocab_size"
-        ).split():
+        for name in _SIZES:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
@@ -157,7 +158,7 @@ class ConformerConfig(PreTrainedConfig):
 
 
 def refuse_unknown_fields(config: PreTrainedConfig, kwargs: dict) -> None:
-    """Raise `ValueError` naming every keyword that is no field of `config`, with the nearest field where one is near."""
+    """Raise `ValueError` naming every keyword that is no field of `config`, and the nearest field where one is near."""
     known = _LIBRARY_KEYS | GenerationConfig._get_default_generation_params().keys()
     unknown = [
         key for key in kwargs if key not in known and not key.startswith("_") and not hasattr(type(config), key)

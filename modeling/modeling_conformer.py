@@ -1,0 +1,450 @@
+"""The Conformer encoder that all families share, and its CTC head.
+
+Blocks are pre-norm macarons (Gulati et al., arXiv 2005.08100): half a feed-forward, self-attention, convolution, half
+a feed-forward, a final layer norm. Positions are rotary (Su et al., arXiv 2104.09864) where the papers have relative
+biases, so that every attention kernel serves; the convolution normalises over features, not over the batch, so that
+an utterance's output does not depend on its neighbours.
+
+Shape letters: B batch, F feature frames (10 ms), T encoder frames (F / frame_stacking), D hidden size, H heads,
+V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_conformer import ConformerConfig
+from .masking import draw_spec_augment_mask
+
+
+@dataclass
+class ConformerModelOutput(BaseModelOutput):
+    """What the encoder returns.
+
+    Args:
+        last_hidden_state: (B, T, D).
+        attention_mask: (B, T) bool, true where an encoder frame is real; `None` if none was given.
+        hidden_states: (B, T, D) each, the input of the first block and the output of every block.
+        attentions: (B, H, T, T) each, with eager attention only.
+    """
+
+    attention_mask: torch.Tensor | None = None
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out: (B, H, T, d) each -> (B, T, H, d) and the weights (B, H, T, T)."""
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class RotaryEmbedding(nn.Module):
+    """Angles of the rotary positions: positions (..., T) -> cosines and sines (..., T, 1, head_dim / 2)."""
+
+    def __init__(self, config: ConformerConfig):
+        super().__init__()
+        self.head_dim, self.theta = config.head_dim, config.rope_theta
+
+    def forward(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pairs = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float32)
+        angles = positions[..., None].float() * self.theta ** (-pairs / self.head_dim)
+        return angles.cos()[..., None, :], angles.sin()[..., None, :]
+
+
+def rotate(vectors: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn the feature pairs (i, i + d / 2) of (..., T, H, d) by the angles of their positions."""
+    first, second = vectors.chunk(2, dim=-1)
+    cos, sin = cos.to(vectors.dtype), sin.to(vectors.dtype)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+class ConformerFeedForward(nn.Module):
+    """Two linear layers around an activation, frame by frame."""
+
+    def __init__(self, config: ConformerConfig):
+        super().__init__()
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.dropout = config.activation_dropout
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.activation(self.up_proj(hidden_states))
+        return self.down_proj(F.dropout(hidden_states, self.dropout, self.training))
+
+
+class ConformerAttention(nn.Module):
+    """Multi-head self-attention with rotary positions; queries, keys and values come from one product."""
+
+    def __init__(self, config: ConformerConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.scaling = config.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = False
+        self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        shape = hidden_states.shape[:-1]
+        query, key, value = self.qkv_proj(hidden_states).view(*shape, 3, -1, self.head_dim).unbind(-3)
+        query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        output, weights = attend(
+            self,
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.out_proj(output.reshape(*shape, -1)), weights
+
+
+class ConformerConvolution(nn.Module):
+    """Gated pointwise layer, depthwise convolution over time, layer norm, activation, pointwise layer."""
+
+    def __init__(self, config: ConformerConfig):
+        super().__init__()
+        width, kernel = config.hidden_size, config.conv_kernel_size
+        self.gate_proj = nn.Linear(width, 2 * width)
+        # A convolution over (T, 1) pictures: in the channels-last layout, which (B, T, D) activations already have,
+        # the CPU runs it five times faster than the same Conv1d on (B, D, T).
+        self.depthwise = nn.Conv2d(width, width, (kernel, 1), groups=width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.activation = ACT2FN[config.hidden_act]
+        self.out_proj = nn.Linear(width, width)
+        self.context = kernel // 2
+
+    def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+        hidden_states = F.glu(self.gate_proj(hidden_states), dim=-1)
+        if frame_mask is not None:
+            hidden_states = hidden_states.masked_fill(~frame_mask[..., None], 0.0)
+        hidden_states = F.pad(hidden_states, (0, 0, self.context, self.context))
+        return self.out_proj(self.activation(self.norm(self.convolve(hidden_states))))
+
+    def convolve(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Depthwise convolution without padding: (B, T + kernel - 1, D) -> (B, T, D)."""
+        picture = hidden_states.unsqueeze(2).permute(0, 3, 1, 2)  # (B, D, T, 1), channels-last in memory
+        return self.depthwise(picture).permute(0, 2, 3, 1).squeeze(2)
+
+
+class ConformerLayer(GradientCheckpointingLayer):
+    """One macaron block: (B, T, D) -> (B, T, D), layer-normed."""
+
+    def __init__(self, config: ConformerConfig, layer_idx: int):
+        super().__init__()
+        width, eps = config.hidden_size, config.layer_norm_eps
+        self.feed_forward_norm1 = nn.LayerNorm(width, eps=eps)
+        self.feed_forward1 = ConformerFeedForward(config)
+        self.attention_norm = nn.LayerNorm(width, eps=eps)
+        self.attention = ConformerAttention(config, layer_idx)
+        self.convolution_norm = nn.LayerNorm(width, eps=eps)
+        self.convolution = ConformerConvolution(config)
+        self.feed_forward_norm2 = nn.LayerNorm(width, eps=eps)
+        self.feed_forward2 = ConformerFeedForward(config)
+        self.final_norm = nn.LayerNorm(width, eps=eps)
+        self.dropout = config.hidden_dropout
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        frame_mask: torch.Tensor | None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        **kwargs,
+    ) -> torch.Tensor:
+        def drop(output: torch.Tensor) -> torch.Tensor:
+            return F.dropout(output, self.dropout, self.training)
+
+        hidden_states = hidden_states + 0.5 * drop(self.feed_forward1(self.feed_forward_norm1(hidden_states)))
+        attended, _ = self.attention(self.attention_norm(hidden_states), attention_mask, position_embeddings, **kwargs)
+        hidden_states = hidden_states + drop(attended)
+        hidden_states = hidden_states + drop(self.convolution(self.convolution_norm(hidden_states), frame_mask))
+        hidden_states = hidden_states + 0.5 * drop(self.feed_forward2(self.feed_forward_norm2(hidden_states)))
+        return self.final_norm(hidden_states)
+
+
+class ConformerPreTrainedModel(PreTrainedModel):
+    """What every model of the package has in common: loading, initial weights, declared abilities."""
+
+    config_class = ConformerConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_features"
+    input_modalities = "audio"
+    supports_gradient_checkpointing = True
+    # Trainer would otherwise take **kwargs for a loss that counts the items of all accumulation steps itself.
+    accepts_loss_kwargs = False
+    _no_split_modules = ["ConformerLayer"]
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": ConformerLayer, "attentions": ConformerAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            # A depthwise kernel has one input channel: it gets the scale of its fan-in, not that of a wide layer.
+            depthwise = isinstance(module, nn.Conv2d)
+            std = module.kernel_size[0] ** -0.5 if depthwise else self.config.initializer_range
+            init.normal_(module.weight, mean=0.0, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+    def _get_feat_extract_output_lengths(self, input_lengths: torch.Tensor | int) -> torch.Tensor | int:
+        """Encoder frames of `input_lengths` feature frames: an incomplete stack at the end is dropped."""
+        return input_lengths // self.config.frame_stacking
+
+
+class ConformerModel(ConformerPreTrainedModel):
+    """Feature frames -> encoder frames: stack, project, K blocks."""
+
+    def __init__(self, config: ConformerConfig):
+        super().__init__(config)
+        self.feature_projection = nn.Linear(config.stacked_size, config.hidden_size)
+        self.rotary = RotaryEmbedding(config)
+        self.layers = nn.ModuleList([ConformerLayer(config, index) for index in range(config.num_hidden_layers)])
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> ConformerModelOutput:
+        """Encode a batch.
+
+        Args:
+            input_features: (B, F, num_mel_bins), normalised log-mel frames of 10 ms.
+            attention_mask: (B, F), non-zero where a frame is real; real frames come first. All are, if absent.
+
+        Returns:
+            [`ConformerModelOutput`] with T = F // frame_stacking frames.
+
+        Raises:
+            ValueError: `input_features` has another shape, or fewer frames than one stack.
+        """
+        stacked, frame_mask = self.stack_frames(input_features, attention_mask)
+        hidden_states = self.run_layers(self.project(stacked), frame_mask, **kwargs)
+        return ConformerModelOutput(last_hidden_state=hidden_states, attention_mask=frame_mask)
+
+    def stack_frames(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Join `frame_stacking` consecutive frames: (B, F, M), (B, F) -> (B, T, stacked_size), (B, T) bool."""
+        self.check_features(input_features, attention_mask)
+        frames = input_features.shape[1] // self.config.frame_stacking
+        used = frames * self.config.frame_stacking
+        stacked = input_features[:, :used].reshape(len(input_features), frames, -1)
+        if attention_mask is None:
+            return stacked, None
+        return stacked, attention_mask[:, :used].bool().view(len(stacked), frames, -1).all(-1)
+
+    def check_features(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+        """Refuse inputs that the encoder cannot take, with an error that says why."""
+        needed = f"(batch, frames, {self.config.num_mel_bins})"
+        if input_features.ndim != 3 or input_features.shape[-1] != self.config.num_mel_bins:
+            raise ValueError(
+                f"input_features must have shape {needed}, got {tuple(input_features.shape)}. Raw audio goes through "
+                f"the feature extractor first."
+            )
+        if input_features.shape[1] < self.config.frame_stacking:
+            raise ValueError(
+                f"input_features must hold at least {self.config.frame_stacking} frames of 10 ms to make one encoder "
+                f"frame, got {input_features.shape[1]}."
+            )
+        if attention_mask is not None and attention_mask.shape != input_features.shape[:2]:
+            raise ValueError(
+                f"attention_mask must have the shape (batch, frames) of input_features, "
+                f"{tuple(input_features.shape[:2])}, got {tuple(attention_mask.shape)}."
+            )
+
+    def project(self, stacked: torch.Tensor) -> torch.Tensor:
+        """First projection: (B, T, stacked_size) -> (B, T, D)."""
+        hidden_states = self.feature_projection(stacked.to(self.feature_projection.weight.dtype))
+        return F.dropout(hidden_states, self.config.hidden_dropout, self.training)
+
+    def run_layers(
+        self,
+        hidden_states: torch.Tensor,
+        frame_mask: torch.Tensor | None,
+        start: int = 0,
+        stop: int | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """Blocks `start` to `stop` (not included): (B, T, D), (B, T) bool -> (B, T, D)."""
+        attention_mask = self.make_attention_mask(hidden_states, frame_mask)
+        position_embeddings = self.rotary(torch.arange(hidden_states.shape[1], device=hidden_states.device))
+        for layer in self.layers[start:stop]:
+            output = layer(hidden_states, attention_mask, frame_mask, position_embeddings, **kwargs)
+            hidden_states = self.skip_at_random(output, hidden_states)
+        return hidden_states
+
+    def make_attention_mask(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None):
+        """The mask that the chosen attention implementation wants; `None` where everything is seen."""
+        window = self.config.attention_window
+        reach = None if window is None else window // 2
+
+        def near(batch: int, head: int, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+            return (query - key).abs() <= reach
+
+        return create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=hidden_states,
+            attention_mask=frame_mask,
+            and_mask_function=None if reach is None else near,
+        )
+
+    def skip_at_random(self, output: torch.Tensor, skipped: torch.Tensor) -> torch.Tensor:
+        """LayerDrop. The block is computed either way: a process that skips alone would leave the others waiting for
+        its gradients."""
+        if not self.training or self.config.layerdrop == 0:
+            return output
+        return torch.where(torch.rand((), device=output.device) < self.config.layerdrop, skipped, output)
+
+
+class ConformerForCTC(ConformerPreTrainedModel):
+    """An encoder with a linear CTC head; each family says which encoder.
+
+    Frames that are padding always say blank, so that batched decoding of the logits adds nothing to the text.
+    """
+
+    encoder_class = ConformerModel
+
+    def __init__(self, config: ConformerConfig):
+        super().__init__(config)
+        self.encoder = self.encoder_class(config)
+        self.ctc_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    def freeze_feature_projection(self) -> None:
+        """Keep the first projection as it is in training."""
+        self.encoder.feature_projection.requires_grad_(False)
+
+    def freeze_encoder(self, frozen: bool = True) -> None:
+        """Keep the whole encoder as it is in training, or let it learn again with `frozen=False`."""
+        self.encoder.requires_grad_(not frozen)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs,
+    ) -> CausalLMOutput:
+        """Logits of every encoder frame, and the CTC loss where labels are given.
+
+        Args:
+            input_features: (B, F, num_mel_bins). In training, SpecAugment hides parts of them.
+            attention_mask: (B, F), non-zero where a frame is real.
+            labels: (B, L) token ids, padded with -100 (or any negative number).
+
+        Returns:
+            `CausalLMOutput` with `logits` (B, T, V) and, with labels, the 0-dim `loss`.
+
+        Raises:
+            ValueError: a label is not below `vocab_size`.
+        """
+        if self.training:
+            input_features = self.spec_augment(input_features, attention_mask)
+        outputs = self.encoder(input_features, attention_mask=attention_mask, return_dict=True, **kwargs)
+        hidden_states = F.dropout(outputs.last_hidden_state, self.config.final_dropout, self.training)
+        logits = self.ctc_head(hidden_states)
+        loss = None
+        if labels is not None:
+            loss = self.ctc_loss(logits, outputs.attention_mask, labels)
+        if outputs.attention_mask is not None:
+            blank = logits.new_full((self.config.vocab_size,), torch.finfo(logits.dtype).min)
+            blank[self.config.pad_token_id] = 0
+            logits = torch.where(outputs.attention_mask[..., None], logits, blank)
+        return CausalLMOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+    def spec_augment(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Hide spans of frames and bands of mel bins, setting them to 0, the mean of normalised features."""
+        config, (batch, frames, bins) = self.config, input_features.shape
+        device = input_features.device
+        if config.mask_time_prob > 0:
+            lengths = torch.full((batch,), frames, device=device)
+            lengths = lengths if attention_mask is None else attention_mask.sum(-1)
+            hidden = draw_spec_augment_mask(
+                lengths, frames, config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks
+            )
+            input_features = input_features.masked_fill(hidden[:, :, None], 0.0)
+        if config.mask_feature_prob > 0:
+            lengths = torch.full((batch,), bins, device=device)
+            hidden = draw_spec_augment_mask(
+                lengths, bins, config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks
+            )
+            input_features = input_features.masked_fill(hidden[:, None, :], 0.0)
+        return input_features
+
+    def ctc_loss(self, logits: torch.Tensor, frame_mask: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor:
+        """CTC (Graves et al. 2006) in float32, averaged or summed as the config says."""
+        if labels.numel() and labels.max() >= self.config.vocab_size:
+            raise ValueError(
+                f"Labels must lie below vocab_size = {self.config.vocab_size}, got {int(labels.max())}. Load the "
+                f"model with the tokenizer's size: from_pretrained(..., vocab_size=len(tokenizer))."
+            )
+        lengths = logits.new_full((len(logits),), logits.shape[1], dtype=torch.long)
+        lengths = lengths if frame_mask is None else frame_mask.sum(-1)
+        real = labels >= 0
+        return F.ctc_loss(
+            F.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1),
+            labels.masked_select(real),
+            lengths,
+            real.sum(-1),
+            blank=self.config.pad_token_id,
+            reduction=self.config.ctc_loss_reduction,
+            zero_infinity=self.config.ctc_zero_infinity,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        """Greedy CTC path: the best token of every frame, (B, T) int64; padded frames say blank.
+
+        `processor.batch_decode` joins repeats and drops blanks.
+        """
+        return self(input_features, attention_mask=attention_mask, return_dict=True, **kwargs).logits.argmax(-1)
