@@ -158,7 +158,7 @@ class ConformerConfig(PreTrainedConfig):
 
 
 def refuse_unknown_fields(config: PreTrainedConfig, kwargs: dict) -> None:
-    """Raise `ValueError` naming every keyword that is no field of `config`, and the nearest field where one is near."""
+    """Raise `ValueError` naming every keyword that is no field of `config`, and the nearest field where one is."""
     known = _LIBRARY_KEYS | GenerationConfig._get_default_generation_params().keys()
     unknown = [
         key for key in kwargs if key not in known and not key.startswith("_") and not hasattr(type(config), key)

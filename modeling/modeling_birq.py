@@ -16,6 +16,8 @@ from .masking import draw_span_mask
 from .modeling_conformer import ConformerForCTC, ConformerModel, ConformerPreTrainedModel
 from .quantization import RandomProjectionQuantizer, label_statistics
 
+_ONLY_FOR_PRETRAINING = [r"^quantizer\.", r"^prediction_head\."]
+
 
 @dataclass
 class BiRQForPreTrainingOutput(ModelOutput):
@@ -61,11 +63,14 @@ class BiRQPreTrainedModel(ConformerPreTrainedModel):
 class BiRQModel(BiRQPreTrainedModel, ConformerModel):
     """The BiRQ encoder: (B, F, num_mel_bins) -> (B, T, D)."""
 
+    _keys_to_ignore_on_load_unexpected = _ONLY_FOR_PRETRAINING
+
 
 class BiRQForCTC(BiRQPreTrainedModel, ConformerForCTC):
     """The BiRQ encoder with a CTC head for speech recognition."""
 
     encoder_class = BiRQModel
+    _keys_to_ignore_on_load_unexpected = _ONLY_FOR_PRETRAINING
 
 
 class BiRQForPreTraining(BiRQPreTrainedModel):
