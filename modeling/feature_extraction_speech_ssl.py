@@ -109,7 +109,15 @@ class SpeechSSLFeatureExtractor(SequenceFeatureExtractor):
         Returns:
             `input_features` (B, F, M) float32, `padding_value` beyond each utterance's last whole frame, and
             `attention_mask` (B, F) bool.
+
+        Raises:
+            ValueError: `waveforms` is not two-dimensional or holds less than one frame.
         """
+        if waveforms.ndim != 2 or waveforms.shape[1] < FRAME_LENGTH:
+            raise ValueError(
+                f"waveforms must have shape (batch, samples) with at least {FRAME_LENGTH} samples (25 ms), got "
+                f"{tuple(waveforms.shape)}."
+            )
         with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
             features = log_mel(waveforms.float(), self.feature_size)
             if self.mean is not None:
@@ -157,7 +165,7 @@ class SpeechSSLFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             raw_speech: mono samples: one 1-D sequence, or a list (or 2-D array) of them. Floats are expected in
-                [-1, 1]; integer arrays are scaled by their type's range.
+                [-1, 1]; int16 and int32 arrays are scaled by their type's range.
             padding, max_length, truncation, pad_to_multiple_of: as in every sequence feature extractor, in frames.
             return_attention_mask: whether to return which frames are real; `True` by default.
             return_tensors: `"pt"`, `"np"` or `None` (lists of arrays).
@@ -204,7 +212,7 @@ def _as_list(raw_speech) -> list:
                 f"Audio must be mono: one dimension per utterance, or (utterances, samples); got shape "
                 f"{tuple(raw_speech.shape)}."
             )
-        return list(raw_speech) if raw_speech.ndim == 2 else [raw_speech]
+        raw_speech = list(raw_speech) if raw_speech.ndim == 2 else [raw_speech]
     raw_speech = list(raw_speech)
     if not raw_speech:
         raise ValueError("No audio: got an empty list, at least one utterance is needed.")
@@ -213,13 +221,21 @@ def _as_list(raw_speech) -> list:
 
 def _checked_waveform(samples, index: int) -> torch.Tensor:
     """One utterance as float32 samples in [-1, 1], or a `ValueError` that says what is wrong with it."""
-    samples = samples.detach().cpu().numpy() if isinstance(samples, torch.Tensor) else np.asarray(samples)
+    if isinstance(samples, torch.Tensor):
+        samples = samples.detach().cpu()
+        samples = (samples.float() if samples.is_floating_point() else samples).numpy()
+    samples = np.asarray(samples)
     if samples.ndim != 1:
         raise ValueError(
             f"Utterance {index} has shape {samples.shape}, one channel (samples,) is needed. Average the channels."
         )
-    if samples.dtype == np.int16 or samples.dtype == np.int32:
+    if samples.dtype in (np.int16, np.int32):
         samples = samples / -float(np.iinfo(samples.dtype).min)
+    elif samples.dtype.kind != "f":
+        raise ValueError(
+            f"Utterance {index} has samples of type {samples.dtype}, whose full scale is unknown; floats in [-1, 1], "
+            f"int16 or int32 are needed."
+        )
     if len(samples) < FRAME_LENGTH:
         raise ValueError(
             f"Utterance {index} has {len(samples)} samples, at least {FRAME_LENGTH} (25 ms) are needed for one frame."
