@@ -18,7 +18,7 @@ _LIBRARY_KEYS = frozenset(
 )
 _SIZES = """
     num_mel_bins frame_stacking hidden_size num_hidden_layers num_attention_heads intermediate_size conv_kernel_size
-    vocab_size
+    vocab_size mask_time_length mask_feature_length
     """.split()
 
 

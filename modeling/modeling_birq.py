@@ -120,7 +120,7 @@ class BiRQForPreTraining(BiRQPreTrainedModel):
         hidden = self.choose_hidden_frames(stacked, frame_mask, mask_time_indices)
         anchors = self.quantizer(stacked[hidden])  # (n, C)
         encoded, label_states = self.encode(stacked, self.replace_by_noise(stacked, hidden), frame_mask)
-        logits = self.prediction_head(encoded[hidden]).view(*anchors.shape, -1)  # (n, C, N)
+        logits = self.prediction_head(encoded[hidden]).view(*anchors.shape, self.config.codebook_size)  # (n, C, N)
 
         log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
         count = hidden.sum()

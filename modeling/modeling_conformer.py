@@ -25,6 +25,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .chunking import ChunkLayout, StreamingLayout
 from .configuration_conformer import ConformerConfig
 from .masking import draw_spec_augment_mask
 
@@ -116,30 +117,28 @@ class ConformerAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        layout: ChunkLayout | StreamingLayout | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         shape = hidden_states.shape[:-1]
         query, key, value = self.qkv_proj(hidden_states).view(*shape, 3, -1, self.head_dim).unbind(-3)
         query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        output, weights = attend(
-            self,
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
+        heads = [states.transpose(1, 2) for states in (query, key, value)]  # (B, H, T, d) each
+        dropout = self.attention_dropout if self.training else 0.0
+        if layout is not None and not layout.dense:
+            output, weights = layout.attend(*heads, self.scaling, dropout, self.layer_idx), None
+        else:
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+            output, weights = attend(self, *heads, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
         return self.out_proj(output.reshape(*shape, -1)), weights
 
 
 class ConformerConvolution(nn.Module):
     """Gated pointwise layer, depthwise convolution over time, layer norm, activation, pointwise layer."""
 
-    def __init__(self, config: ConformerConfig):
+    def __init__(self, config: ConformerConfig, layer_idx: int):
         super().__init__()
+        self.layer_idx = layer_idx
         width, kernel = config.hidden_size, config.conv_kernel_size
         self.gate_proj = nn.Linear(width, 2 * width)
         # A convolution over (T, 1) pictures: in the channels-last layout, which (B, T, D) activations already have,
@@ -150,12 +149,21 @@ class ConformerConvolution(nn.Module):
         self.out_proj = nn.Linear(width, width)
         self.context = kernel // 2
 
-    def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        frame_mask: torch.Tensor | None,
+        layout: ChunkLayout | StreamingLayout | None = None,
+    ) -> torch.Tensor:
         hidden_states = F.glu(self.gate_proj(hidden_states), dim=-1)
         if frame_mask is not None:
             hidden_states = hidden_states.masked_fill(~frame_mask[..., None], 0.0)
-        hidden_states = F.pad(hidden_states, (0, 0, self.context, self.context))
-        return self.out_proj(self.activation(self.norm(self.convolve(hidden_states))))
+        if layout is None:
+            hidden_states = self.convolve(F.pad(hidden_states, (0, 0, self.context, self.context)))
+        else:
+            rows = layout.split_for_convolution(hidden_states, self.context, self.layer_idx)
+            hidden_states = layout.join_after_convolution(self.convolve(rows))
+        return self.out_proj(self.activation(self.norm(hidden_states)))
 
     def convolve(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Depthwise convolution without padding: (B, T + kernel - 1, D) -> (B, T, D)."""
@@ -174,7 +182,7 @@ class ConformerLayer(GradientCheckpointingLayer):
         self.attention_norm = nn.LayerNorm(width, eps=eps)
         self.attention = ConformerAttention(config, layer_idx)
         self.convolution_norm = nn.LayerNorm(width, eps=eps)
-        self.convolution = ConformerConvolution(config)
+        self.convolution = ConformerConvolution(config, layer_idx)
         self.feed_forward_norm2 = nn.LayerNorm(width, eps=eps)
         self.feed_forward2 = ConformerFeedForward(config)
         self.final_norm = nn.LayerNorm(width, eps=eps)
@@ -186,15 +194,19 @@ class ConformerLayer(GradientCheckpointingLayer):
         attention_mask: torch.Tensor | None,
         frame_mask: torch.Tensor | None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        layout: ChunkLayout | StreamingLayout | None = None,
         **kwargs,
     ) -> torch.Tensor:
         def drop(output: torch.Tensor) -> torch.Tensor:
             return F.dropout(output, self.dropout, self.training)
 
         hidden_states = hidden_states + 0.5 * drop(self.feed_forward1(self.feed_forward_norm1(hidden_states)))
-        attended, _ = self.attention(self.attention_norm(hidden_states), attention_mask, position_embeddings, **kwargs)
+        attended, _ = self.attention(
+            self.attention_norm(hidden_states), attention_mask, position_embeddings, layout, **kwargs
+        )
         hidden_states = hidden_states + drop(attended)
-        hidden_states = hidden_states + drop(self.convolution(self.convolution_norm(hidden_states), frame_mask))
+        convolved = self.convolution(self.convolution_norm(hidden_states), frame_mask, layout)
+        hidden_states = hidden_states + drop(convolved)
         hidden_states = hidden_states + 0.5 * drop(self.feed_forward2(self.feed_forward_norm2(hidden_states)))
         return self.final_norm(hidden_states)
 
@@ -308,29 +320,43 @@ class ConformerModel(ConformerPreTrainedModel):
         frame_mask: torch.Tensor | None,
         start: int = 0,
         stop: int | None = None,
+        layout: ChunkLayout | StreamingLayout | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Blocks `start` to `stop` (not included): (B, T, D), (B, T) bool -> (B, T, D)."""
-        attention_mask = self.make_attention_mask(hidden_states, frame_mask)
-        position_embeddings = self.rotary(torch.arange(hidden_states.shape[1], device=hidden_states.device))
+        """Blocks `start` to `stop` (not included): (B, T, D), (B, T) bool -> (B, T, D).
+
+        With a `layout`, frames are in its order, it says who sees whom, and its own `frame_mask` is meant.
+        """
+        if layout is None:
+            positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+        else:
+            positions, frame_mask = layout.positions(hidden_states.device), layout.frame_mask
+        attention_mask = self.make_attention_mask(hidden_states, frame_mask, layout)
+        position_embeddings = self.rotary(positions)
         for layer in self.layers[start:stop]:
-            output = layer(hidden_states, attention_mask, frame_mask, position_embeddings, **kwargs)
+            output = layer(hidden_states, attention_mask, frame_mask, position_embeddings, layout, **kwargs)
             hidden_states = self.skip_at_random(output, hidden_states)
         return hidden_states
 
-    def make_attention_mask(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None):
-        """The mask that the chosen attention implementation wants; `None` where everything is seen."""
-        window = self.config.attention_window
-        reach = None if window is None else window // 2
+    def make_attention_mask(
+        self,
+        hidden_states: torch.Tensor,
+        frame_mask: torch.Tensor | None,
+        layout: ChunkLayout | StreamingLayout | None = None,
+    ):
+        """The mask that the chosen attention implementation wants; `None` where it needs none."""
+        window, sees = self.config.attention_window, None
+        if layout is not None:
+            if not layout.dense:
+                return None
+            sees = layout.sees
+        elif window is not None:
 
-        def near(batch: int, head: int, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-            return (query - key).abs() <= reach
+            def sees(batch: int, head: int, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+                return (query - key).abs() <= window // 2
 
         return create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=hidden_states,
-            attention_mask=frame_mask,
-            and_mask_function=None if reach is None else near,
+            config=self.config, inputs_embeds=hidden_states, attention_mask=frame_mask, and_mask_function=sees
         )
 
     def skip_at_random(self, output: torch.Tensor, skipped: torch.Tensor) -> torch.Tensor:
@@ -376,7 +402,7 @@ class ConformerForCTC(ConformerPreTrainedModel):
         Args:
             input_features: (B, F, num_mel_bins). In training, SpecAugment hides parts of them.
             attention_mask: (B, F), non-zero where a frame is real.
-            labels: (B, L) token ids, padded with -100 (or any negative number).
+            labels: (B, L) token ids, padded with -100 (or any negative number) or with the blank, which no text holds.
 
         Returns:
             `CausalLMOutput` with `logits` (B, T, V) and, with labels, the 0-dim `loss`.
@@ -428,7 +454,7 @@ class ConformerForCTC(ConformerPreTrainedModel):
             )
         lengths = logits.new_full((len(logits),), logits.shape[1], dtype=torch.long)
         lengths = lengths if frame_mask is None else frame_mask.sum(-1)
-        real = labels >= 0
+        real = (labels >= 0) & (labels != self.config.pad_token_id)
         return F.ctc_loss(
             F.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1),
             labels.masked_select(real),
