@@ -68,3 +68,28 @@ def draw_spec_augment_mask(
     starts = starts.masked_fill(torch.arange(most, device=device) >= counts[:, None], -span_length)
     offset = torch.arange(size, device=device) - starts[..., None]  # (B, spans, size)
     return ((offset >= 0) & (offset < span_length)).any(1)
+
+
+def draw_chunk_mask(frame_mask: torch.Tensor, chunk_size: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """The masks of Chunk SSL: half of every chunk but the first, in one piece.
+
+    The piece starts at a random offset of at most a quarter of the chunk. The first chunk has no copy that could be
+    masked, and padding is never hidden; a last chunk that the utterance does not fill may lose less than half.
+
+    Args:
+        frame_mask: (B, T) bool, true where a frame is real.
+        chunk_size: frames per chunk, C.
+        generator: source of randomness on the device of `frame_mask`; torch's default one if absent.
+
+    Returns:
+        (B, T) bool, true where a frame's copy is hidden.
+    """
+    batch, frames = frame_mask.shape
+    device = frame_mask.device
+    chunks = -(-frames // chunk_size)
+    most = chunk_size // 4
+    offsets = torch.randint(0, most + 1, (batch, chunks), device=device, generator=generator)
+    places = torch.arange(chunk_size, device=device) - offsets[..., None]  # (B, chunks, C)
+    hidden = (places >= 0) & (places < max(1, chunk_size // 2))
+    hidden[:, 0] = False
+    return hidden.flatten(1)[:, :frames] & frame_mask.bool()

@@ -1,0 +1,294 @@
+"""All that knows where a chunk ends: which frames see which, copy-and-append, and the cache between streaming steps.
+
+Copy-and-append (Tang and Tseng, arXiv 2509.15579, section 3): an utterance of M chunks B_1..B_M of C frames is
+followed by copies of B_2..B_M, its extended chunks E_1..E_{M-1}; E_i is the look-ahead of B_i. A frame of B_i or E_i
+sees B_1..B_i and E_i, nothing else, and E_i keeps the positions of B_{i+1}. A streaming step is the same with M = 1 and
+a cache in the place of the chunks before.
+
+Shape letters: B batch, M chunks, C frames per chunk, N = M * C base frames, L frames of the whole layout (N, or 2N - C
+with look-ahead; 2C in a streaming step), D hidden size, H heads, d head dimension, S cached frames.
+"""
+
+import torch
+from torch.nn import functional as F
+
+
+class ChunkLayout:
+    """Chunks of a padded batch, and what attention and convolution may mix among them.
+
+    Args:
+        frame_mask: (B, T) bool, true where a frame is real; real frames come first.
+        chunk_size: frames per chunk, C.
+        lookahead: whether every chunk but the last is followed by a copy of the next one.
+        left_context_chunks: chunks before its own that a frame sees; all, if absent.
+        dense: whether attention runs over the whole layout with a mask made from `sees`, as eager and flex attention
+            do, instead of window by window.
+    """
+
+    def __init__(
+        self,
+        frame_mask: torch.Tensor,
+        chunk_size: int,
+        lookahead: bool,
+        left_context_chunks: int | None = None,
+        dense: bool = False,
+    ):
+        if chunk_size < 1:
+            raise ValueError(f"A chunk needs at least 1 frame, got chunk_size = {chunk_size}.")
+        self.num_frames = frame_mask.shape[1]
+        self.chunk_size = chunk_size
+        self.num_chunks = -(-self.num_frames // chunk_size)
+        self.base_length = self.num_chunks * chunk_size
+        self.lookahead = lookahead
+        self.left_context_chunks = left_context_chunks
+        self.dense = dense
+        self.frame_mask = self.append_copies(frame_mask[..., None])[..., 0]  # (B, L)
+        # One look at the lengths, so that windows without padding need no mask.
+        self.shortest = int(frame_mask.sum(-1).min())
+
+    def append_copies(self, frames: torch.Tensor) -> torch.Tensor:
+        """Pad to whole chunks and append the copies: (B, T, D) -> (B, L, D)."""
+        base = F.pad(frames, (0, 0, 0, self.base_length - frames.shape[1]))
+        return torch.cat([base, base[:, self.chunk_size :]], dim=1) if self.lookahead else base
+
+    def base_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """The outputs for the utterance itself: (B, L, D) -> (B, T, D)."""
+        return frames[:, : self.num_frames]
+
+    def extended_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """The outputs for the copies, at the places of what they copy: (B, L, D) -> (B, T - C, D)."""
+        return frames[:, self.base_length :][:, : max(0, self.num_frames - self.chunk_size)]
+
+    def positions(self, device: torch.device) -> torch.Tensor:
+        """Position of every frame in the utterance, (L,): a copy stands where its original does."""
+        base = torch.arange(self.base_length, device=device)
+        return torch.cat([base, base[self.chunk_size :]]) if self.lookahead else base
+
+    def sees(self, batch: int, head: int, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        """Whether a query index sees a key index: a mask function as transformers and flex attention take it."""
+        query_chunk = torch.where(query < self.base_length, query, query - self.base_length) // self.chunk_size
+        key_is_base = key < self.base_length
+        key_chunk = torch.where(key_is_base, key, key - self.base_length) // self.chunk_size
+        past = key_is_base & (key_chunk <= query_chunk)
+        if self.left_context_chunks is not None:
+            past = past & (key_chunk >= query_chunk - self.left_context_chunks)
+        return past | (~key_is_base & (key_chunk == query_chunk))
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+        dropout: float,
+        layer_idx: int,
+    ) -> torch.Tensor:
+        """Fused attention, one window of keys per chunk: (B, H, L, d) each -> (B, L, H, d).
+
+        Chunk i's queries, base and extended, all see the same keys, so no window needs a mask but for padding, and no
+        score outside of the windows is ever computed.
+        """
+        base, extended = [], []
+        for chunk in range(self.num_chunks):
+            begin, end, first = self.window(chunk)
+            tail = self.base_length + begin, self.base_length + min(end, self.base_length - self.chunk_size)
+            rows = _join(query, (begin, end), tail if self.lookahead else None)
+            keys, values = (_join(one, (first, end), tail if self.lookahead else None) for one in (key, value))
+            mask = None
+            if self.shortest < min(end + self.chunk_size * self.lookahead, self.base_length):
+                mask = _join(self.frame_mask[:, None, :, None], (first, end), tail if self.lookahead else None)
+                mask = mask[:, :, None, :, 0]  # (B, 1, 1, keys)
+                mask = mask | ~mask.any(-1, keepdim=True)  # a window of padding only: any answer but NaN will do
+            output = F.scaled_dot_product_attention(rows, keys, values, mask, dropout, scale=scaling)
+            base.append(output[:, :, : self.chunk_size])
+            extended.append(output[:, :, self.chunk_size :])
+        return torch.cat(base + extended, dim=2).transpose(1, 2)
+
+    def window(self, chunk: int) -> tuple[int, int, int]:
+        """First and last (not included) frame of a chunk, and the first frame that it sees."""
+        begin = chunk * self.chunk_size
+        past = chunk if self.left_context_chunks is None else min(chunk, self.left_context_chunks)
+        return begin, begin + self.chunk_size, begin - past * self.chunk_size
+
+    def split_for_convolution(self, frames: torch.Tensor, context: int, layer_idx: int) -> torch.Tensor:
+        """Each chunk as the convolution sees it: (B, L, D) -> (B * M, context + 2C + context, D), or C for 2C without
+        look-ahead.
+
+        A row holds the `context` frames before the chunk (zeros before the utterance), the chunk, its look-ahead
+        (zeros if it has none) and `context` zeros. Where chunks are shorter than `context`, the frames before the chunk reach
+        back over several chunks.
+        """
+        size, chunks = self.chunk_size, self.num_chunks
+        base, copies = frames[:, : self.base_length], frames[:, self.base_length :]
+        row = F.pad(base, (0, 0, context, 0)).unfold(1, context + size, size).transpose(2, 3)  # (B, M, context + C, D)
+        if not self.lookahead:
+            return F.pad(row, (0, 0, 0, context)).flatten(0, 1)
+        room = F.pad(copies, (0, 0, 0, self.base_length - copies.shape[1])).unflatten(1, (chunks, size))
+        return torch.cat([row, F.pad(room, (0, 0, 0, context))], dim=2).flatten(0, 1)
+
+    def join_after_convolution(self, rows: torch.Tensor) -> torch.Tensor:
+        """The way back, once the convolution has used up the contexts: (B * M, 2C, D) -> (B, L, D)."""
+        rows = rows.unflatten(0, (-1, self.num_chunks))
+        base = rows[:, :, : self.chunk_size].flatten(1, 2)
+        if not self.lookahead:
+            return base
+        copies = rows[:, :-1, self.chunk_size :].flatten(1, 2)
+        return torch.cat([base, copies], dim=1)
+
+
+def _join(tensor: torch.Tensor, span: tuple[int, int], tail: tuple[int, int] | None) -> torch.Tensor:
+    """Frames (dimension 2) of one span, followed by those of another where there is one."""
+    first = tensor[:, :, slice(*span)]
+    return first if tail is None or tail[0] >= tail[1] else torch.cat([first, tensor[:, :, slice(*tail)]], dim=2)
+
+
+class ConformerCache:
+    """What a batch of streams keeps between steps: keys, values and convolution inputs of the chunks gone by.
+
+    Every stream keeps its own place and validity, so that streams of different age share a batch. A step writes its
+    chunk behind the frames kept so far and its look-ahead behind the chunk; `advance` then keeps the chunk and lets
+    the look-ahead go. Written in place: for inference, not for training.
+
+    Args:
+        left_context_frames: frames that stay visible, S at most; all, if absent.
+    """
+
+    def __init__(self, left_context_frames: int | None = None):
+        self.left_context_frames = left_context_frames
+        self.keys: dict[int, torch.Tensor] = {}  # by layer, (B, H, room, d)
+        self.values: dict[int, torch.Tensor] = {}
+        self.convolution_inputs: dict[int, torch.Tensor] = {}  # by layer, (B, context, D)
+        self.valid: torch.Tensor | None = None  # (B, S) bool: which kept frames are real
+        self.positions: torch.Tensor | None = None  # (B,) int64: position of each stream's next frame
+
+    @property
+    def length(self) -> int:
+        """Frames kept, S."""
+        return 0 if self.valid is None else self.valid.shape[1]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Frames kept, by the name that transformers' caches give it."""
+        return self.length
+
+    def begin(self, batch_size: int, device: torch.device) -> None:
+        """Make the cache ready for its first step; later ones check that the batch is the same.
+
+        Raises:
+            ValueError: the cache holds another number of streams.
+        """
+        if self.valid is None:
+            self.valid = torch.zeros(batch_size, 0, dtype=torch.bool, device=device)
+            self.positions = torch.zeros(batch_size, dtype=torch.long, device=device)
+        if len(self.valid) != batch_size:
+            raise ValueError(
+                f"past_key_values holds {len(self.valid)} streams, input_features {batch_size}. Every stream keeps "
+                f"its row; use ConformerCache.select and ConformerCache.stack when streams leave or join."
+            )
+
+    def update(self, layer_idx: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write a step's keys and values (B, H, n, d) behind those kept: both with S + n frames."""
+        results = []
+        for store, new in ((self.keys, key), (self.values, value)):
+            end = self.length + new.shape[2]
+            if layer_idx not in store or store[layer_idx].shape[2] < end:
+                room = new.new_zeros(*new.shape[:2], 2 * end, new.shape[3])  # doubled: growth costs O(1) a frame
+                if layer_idx in store:
+                    room[:, :, : self.length] = store[layer_idx][:, :, : self.length]
+                store[layer_idx] = room
+            store[layer_idx][:, :, self.length : end] = new
+            results.append(store[layer_idx][:, :, :end])
+        return results[0], results[1]
+
+    def swap_convolution_input(self, layer_idx: int, chunk: torch.Tensor, context: int) -> torch.Tensor:
+        """Keep the last `context` frames up to this chunk (B, C, D) and return those before it, (B, context, D)."""
+        before = self.convolution_inputs.get(layer_idx)
+        if before is None:
+            before = chunk.new_zeros(len(chunk), context, chunk.shape[2])
+        self.convolution_inputs[layer_idx] = torch.cat([before, chunk], dim=1)[:, chunk.shape[1] :]
+        return before
+
+    def advance(self, chunk_mask: torch.Tensor) -> None:
+        """Keep the chunk that all layers have written, (B, C) bool true where real, and forget what is too old."""
+        self.valid = torch.cat([self.valid, chunk_mask], dim=1)
+        self.positions = self.positions + chunk_mask.sum(-1)
+        excess = 0 if self.left_context_frames is None else self.length - self.left_context_frames
+        if excess > 0:
+            self.valid = self.valid[:, excess:]
+            for store in (self.keys, self.values):
+                for kept in store.values():
+                    kept[:, :, : self.length] = kept[:, :, excess : excess + self.length].clone()
+
+    def select(self, rows: torch.Tensor) -> "ConformerCache":
+        """The streams `rows` (int64 indices) as a cache of their own."""
+        chosen = ConformerCache(self.left_context_frames)
+        for name in ("keys", "values", "convolution_inputs"):
+            setattr(chosen, name, {layer: tensor[rows] for layer, tensor in getattr(self, name).items()})
+        chosen.valid = None if self.valid is None else self.valid[rows]
+        chosen.positions = None if self.positions is None else self.positions[rows]
+        return chosen
+
+    @classmethod
+    def stack(cls, caches: list["ConformerCache"]) -> "ConformerCache":
+        """Several caches as one batch. Shorter ones get invalid frames in front, so that all end at the same place."""
+        length = max(cache.length for cache in caches)
+        stacked = cls(caches[0].left_context_frames)
+        for name in ("keys", "values"):
+            store = getattr(stacked, name)
+            for layer in caches[0].keys:
+                rows = [getattr(cache, name)[layer][:, :, : cache.length] for cache in caches]
+                store[layer] = torch.cat([F.pad(row, (0, 0, length - row.shape[2], 0)) for row in rows])
+        for layer in caches[0].convolution_inputs:
+            stacked.convolution_inputs[layer] = torch.cat([cache.convolution_inputs[layer] for cache in caches])
+        stacked.valid = torch.cat([F.pad(cache.valid, (length - cache.length, 0)) for cache in caches])
+        stacked.positions = torch.cat([cache.positions for cache in caches])
+        return stacked
+
+
+class StreamingLayout:
+    """The layout of one streaming step: one chunk per stream, its look-ahead, and a cache for what came before.
+
+    It answers what [`ChunkLayout`] answers, so that the encoder runs the same code in both.
+
+    Args:
+        chunk_mask: (B, C) bool, true where a frame of the chunk is real.
+        lookahead_mask: (B, C') bool, the same of the look-ahead; `None` without.
+        cache: the streams' past; `begin` has been called.
+    """
+
+    dense = False
+
+    def __init__(self, chunk_mask: torch.Tensor, lookahead_mask: torch.Tensor | None, cache: ConformerCache):
+        self.cache = cache
+        self.chunk_mask = chunk_mask
+        self.chunk_size = chunk_mask.shape[1]
+        self.frame_mask = chunk_mask if lookahead_mask is None else torch.cat([chunk_mask, lookahead_mask], dim=1)
+        visible = torch.cat([cache.valid, self.frame_mask], dim=1)
+        visible = visible | ~visible.any(-1, keepdim=True)
+        self.key_mask = None if bool(visible.all()) else visible[:, None, None, :]
+
+    def positions(self, device: torch.device) -> torch.Tensor:
+        """Position of every frame of the step in its stream, (B, L)."""
+        return self.cache.positions[:, None] + torch.arange(self.frame_mask.shape[1], device=device)
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+        dropout: float,
+        layer_idx: int,
+    ) -> torch.Tensor:
+        """Attention of the step's frames over the cached and their own: (B, H, L, d) each -> (B, L, H, d)."""
+        key, value = self.cache.update(layer_idx, key, value)
+        output = F.scaled_dot_product_attention(query, key, value, self.key_mask, dropout, scale=scaling)
+        return output.transpose(1, 2)
+
+    def split_for_convolution(self, frames: torch.Tensor, context: int, layer_idx: int) -> torch.Tensor:
+        """The step as the convolution sees it: (B, L, D) -> (B, context + L + context, D)."""
+        before = self.cache.swap_convolution_input(layer_idx, frames[:, : self.chunk_size], context)
+        return F.pad(torch.cat([before, frames], dim=1), (0, 0, 0, context))
+
+    def join_after_convolution(self, rows: torch.Tensor) -> torch.Tensor:
+        """The way back: (B, L, D) as it is."""
+        return rows
