@@ -1,0 +1,36 @@
+"""Small inputs and small models that several tests share."""
+
+import numpy as np
+import torch
+
+from hf_speech_ssl import BiRQConfig
+
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "conv_kernel_size": 5,
+    "hidden_dropout": 0.0,
+}
+
+
+def tiny_birq(**overrides) -> BiRQConfig:
+    """A BiRQ config whose models are built and run in milliseconds, without dropout."""
+    labels = {"codebook_size": 24, "codebook_dim": 4, "mask_start_prob": 0.1, "mask_length": 5}
+    return BiRQConfig(**{**SIZES, **labels, **overrides})
+
+
+def speech_like(seconds: float, seed: int = 0) -> np.ndarray:
+    """Coloured noise under a syllable-like envelope: float32 samples at 16 kHz in [-1, 1]."""
+    rng = np.random.default_rng(seed)
+    samples = round(seconds * 16_000)
+    noise = np.convolve(rng.standard_normal(samples + 7), np.hanning(8), mode="valid")
+    envelope = 0.05 + np.abs(np.sin(np.pi * 4 * np.arange(samples) / 16_000 + seed))
+    return (0.05 * noise * envelope).astype(np.float32)
+
+
+def padded_features(*lengths: int, num_mel_bins: int = 80) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random features of utterances of these lengths in 10 ms frames: (B, F, M) with zeros in the padding, (B, F)."""
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    return torch.randn(*mask.shape, num_mel_bins) * mask[..., None], mask
