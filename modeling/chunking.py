@@ -2,8 +2,8 @@
 
 Copy-and-append (Tang and Tseng, arXiv 2509.15579, section 3): an utterance of M chunks B_1..B_M of C frames is
 followed by copies of B_2..B_M, its extended chunks E_1..E_{M-1}; E_i is the look-ahead of B_i. A frame of B_i or E_i
-sees B_1..B_i and E_i, nothing else, and E_i keeps the positions of B_{i+1}. A streaming step is the same with M = 1 and
-a cache in the place of the chunks before.
+sees B_1..B_i and E_i, nothing else, and E_i keeps the positions of B_{i+1}. A streaming step is the same with M = 1
+and a cache in the place of the chunks before.
 
 Shape letters: B batch, M chunks, C frames per chunk, N = M * C base frames, L frames of the whole layout (N, or 2N - C
 with look-ahead; 2C in a streaming step), D hidden size, H heads, d head dimension, S cached frames.
@@ -115,8 +115,8 @@ class ChunkLayout:
         look-ahead.
 
         A row holds the `context` frames before the chunk (zeros before the utterance), the chunk, its look-ahead
-        (zeros if it has none) and `context` zeros. Where chunks are shorter than `context`, the frames before the chunk reach
-        back over several chunks.
+        (zeros if it has none) and `context` zeros. Where chunks are shorter than `context`, the frames before the
+        chunk reach back over several chunks.
         """
         size, chunks = self.chunk_size, self.num_chunks
         base, copies = frames[:, : self.base_length], frames[:, self.base_length :]

@@ -36,9 +36,9 @@ FULL_LOSS_LIMIT = 65_536  # entries; a softmax over more would cost more than th
 class ChunkSSLConfig(ConformerConfig):
     r"""
     Configuration of Chunk SSL (Tang and Tseng, arXiv 2509.15579), the encoder's fields being those of
-    [`ConformerConfig`]. The defaults are `chunkssl-base`; [`ChunkSSLConfig.from_preset`] gives the published sizes. The
-    paper's relative positions (Shaw et al. 2018) are rotary here: any attention kernel serves, and appended chunks
-    reuse the positions of what they copy.
+    [`ConformerConfig`]. The defaults are `chunkssl-base`; [`ChunkSSLConfig.from_preset`] gives the published sizes.
+    The paper's relative positions (Shaw et al. 2018) are rotary here: any attention kernel serves, and appended
+    chunks reuse the positions of what they copy.
 
     Args:
         frame_stacking (`int`, defaults to 4): Consecutive 10 ms frames joined into one encoder frame (40 ms).

@@ -70,7 +70,9 @@ def draw_spec_augment_mask(
     return ((offset >= 0) & (offset < span_length)).any(1)
 
 
-def draw_chunk_mask(frame_mask: torch.Tensor, chunk_size: int, generator: torch.Generator | None = None) -> torch.Tensor:
+def draw_chunk_mask(
+    frame_mask: torch.Tensor, chunk_size: int, generator: torch.Generator | None = None
+) -> torch.Tensor:
     """The masks of Chunk SSL: half of every chunk but the first, in one piece.
 
     The piece starts at a random offset of at most a quarter of the chunk. The first chunk has no copy that could be

@@ -25,7 +25,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .chunking import ChunkLayout, StreamingLayout
+from .chunking import ChunkLayout, ConformerCache, StreamingLayout
 from .configuration_conformer import ConformerConfig
 from .masking import draw_spec_augment_mask
 
@@ -39,9 +39,18 @@ class ConformerModelOutput(BaseModelOutput):
         attention_mask: (B, T) bool, true where an encoder frame is real; `None` if none was given.
         hidden_states: (B, T, D) each, the input of the first block and the output of every block.
         attentions: (B, H, T, T) each, with eager attention only.
+        past_key_values: the cache of a streaming step, where the family streams.
     """
 
     attention_mask: torch.Tensor | None = None
+    past_key_values: ConformerCache | None = None
+
+
+@dataclass
+class ConformerForCTCOutput(CausalLMOutput):
+    """CTC `loss` (0-dim), `logits` (B, T, V) and what the encoder returned beside its last hidden state."""
+
+    past_key_values: ConformerCache | None = None
 
 
 def eager_attention_forward(
@@ -230,7 +239,7 @@ class ConformerPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
             # A depthwise kernel has one input channel: it gets the scale of its fan-in, not that of a wide layer.
             depthwise = isinstance(module, nn.Conv2d)
             std = module.kernel_size[0] ** -0.5 if depthwise else self.config.initializer_range
@@ -244,6 +253,37 @@ class ConformerPreTrainedModel(PreTrainedModel):
     def _get_feat_extract_output_lengths(self, input_lengths: torch.Tensor | int) -> torch.Tensor | int:
         """Encoder frames of `input_lengths` feature frames: an incomplete stack at the end is dropped."""
         return input_lengths // self.config.frame_stacking
+
+    def stack_frames(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Join `frame_stacking` consecutive frames: (B, F, M), (B, F) -> (B, T, stacked_size), (B, T) bool."""
+        self.check_features(input_features, attention_mask)
+        frames = input_features.shape[1] // self.config.frame_stacking
+        used = frames * self.config.frame_stacking
+        stacked = input_features[:, :used].reshape(len(input_features), frames, -1)
+        if attention_mask is None:
+            return stacked, None
+        return stacked, attention_mask[:, :used].bool().view(len(stacked), frames, -1).all(-1)
+
+    def check_features(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+        """Refuse inputs that the encoder cannot take, with an error that says why."""
+        needed = f"(batch, frames, {self.config.num_mel_bins})"
+        if input_features.ndim != 3 or input_features.shape[-1] != self.config.num_mel_bins:
+            raise ValueError(
+                f"input_features must have shape {needed}, got {tuple(input_features.shape)}. Raw audio goes through "
+                f"the feature extractor first."
+            )
+        if input_features.shape[1] < self.config.frame_stacking:
+            raise ValueError(
+                f"input_features must hold at least {self.config.frame_stacking} frames of 10 ms to make one encoder "
+                f"frame, got {input_features.shape[1]}."
+            )
+        if attention_mask is not None and attention_mask.shape != input_features.shape[:2]:
+            raise ValueError(
+                f"attention_mask must have the shape (batch, frames) of input_features, "
+                f"{tuple(input_features.shape[:2])}, got {tuple(attention_mask.shape)}."
+            )
 
 
 class ConformerModel(ConformerPreTrainedModel):
@@ -277,37 +317,6 @@ class ConformerModel(ConformerPreTrainedModel):
         stacked, frame_mask = self.stack_frames(input_features, attention_mask)
         hidden_states = self.run_layers(self.project(stacked), frame_mask, **kwargs)
         return ConformerModelOutput(last_hidden_state=hidden_states, attention_mask=frame_mask)
-
-    def stack_frames(
-        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Join `frame_stacking` consecutive frames: (B, F, M), (B, F) -> (B, T, stacked_size), (B, T) bool."""
-        self.check_features(input_features, attention_mask)
-        frames = input_features.shape[1] // self.config.frame_stacking
-        used = frames * self.config.frame_stacking
-        stacked = input_features[:, :used].reshape(len(input_features), frames, -1)
-        if attention_mask is None:
-            return stacked, None
-        return stacked, attention_mask[:, :used].bool().view(len(stacked), frames, -1).all(-1)
-
-    def check_features(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
-        """Refuse inputs that the encoder cannot take, with an error that says why."""
-        needed = f"(batch, frames, {self.config.num_mel_bins})"
-        if input_features.ndim != 3 or input_features.shape[-1] != self.config.num_mel_bins:
-            raise ValueError(
-                f"input_features must have shape {needed}, got {tuple(input_features.shape)}. Raw audio goes through "
-                f"the feature extractor first."
-            )
-        if input_features.shape[1] < self.config.frame_stacking:
-            raise ValueError(
-                f"input_features must hold at least {self.config.frame_stacking} frames of 10 ms to make one encoder "
-                f"frame, got {input_features.shape[1]}."
-            )
-        if attention_mask is not None and attention_mask.shape != input_features.shape[:2]:
-            raise ValueError(
-                f"attention_mask must have the shape (batch, frames) of input_features, "
-                f"{tuple(input_features.shape[:2])}, got {tuple(attention_mask.shape)}."
-            )
 
     def project(self, stacked: torch.Tensor) -> torch.Tensor:
         """First projection: (B, T, stacked_size) -> (B, T, D)."""
@@ -396,7 +405,7 @@ class ConformerForCTC(ConformerPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs,
-    ) -> CausalLMOutput:
+    ) -> ConformerForCTCOutput:
         """Logits of every encoder frame, and the CTC loss where labels are given.
 
         Args:
@@ -405,7 +414,7 @@ class ConformerForCTC(ConformerPreTrainedModel):
             labels: (B, L) token ids, padded with -100 (or any negative number) or with the blank, which no text holds.
 
         Returns:
-            `CausalLMOutput` with `logits` (B, T, V) and, with labels, the 0-dim `loss`.
+            [`ConformerForCTCOutput`].
 
         Raises:
             ValueError: a label is not below `vocab_size`.
@@ -422,8 +431,12 @@ class ConformerForCTC(ConformerPreTrainedModel):
             blank = logits.new_full((self.config.vocab_size,), torch.finfo(logits.dtype).min)
             blank[self.config.pad_token_id] = 0
             logits = torch.where(outputs.attention_mask[..., None], logits, blank)
-        return CausalLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        return ConformerForCTCOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            past_key_values=outputs.past_key_values,
         )
 
     def spec_augment(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:

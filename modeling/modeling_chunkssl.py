@@ -1,0 +1,341 @@
+"""Chunk SSL: chunk-wise masked prediction, one encoder for streaming and offline.
+
+Section numbers are those of Tang and Tseng, arXiv 2509.15579. Shape letters: B batch, F feature frames, T encoder
+frames, C frames per chunk, L frames of a chunk layout, D hidden size, n masked frames, R label channels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .chunking import ChunkLayout, ConformerCache, StreamingLayout
+from .configuration_chunkssl import ChunkSSLConfig
+from .masking import draw_chunk_mask
+from .modeling_conformer import (
+    ConformerForCTC,
+    ConformerForCTCOutput,
+    ConformerModel,
+    ConformerModelOutput,
+    ConformerPreTrainedModel,
+)
+from .modeling_fsq import FSQModel, FSQTokenizer
+from .quantization import FrozenModule, RandomProjectionQuantizer
+
+_ONLY_FOR_PRETRAINING = [r"^quantizer\.", r"^tokenizer\.", r"^prediction_head\.", r"^mask_vector$"]
+
+
+@dataclass
+class ChunkSSLForPreTrainingOutput(ModelOutput):
+    """Loss and diagnostics of a pretraining step; all are 0-dim but the logits.
+
+    Args:
+        loss: sum over the label channels of the cross-entropies, mean over the masked frames.
+        num_masked_frames: masked frames in the batch, n: the weight of this batch in a mean over batches.
+        accuracy: share of label channels that the best logit hits.
+        frame_accuracy: share of masked frames whose channels are all hit.
+        distinct_labels: share of the masked frames' labels that are different from each other.
+        codebook_perplexity: exponential of the entropy of the labels' frequencies in the batch.
+        chunk_duration_ms: duration of this step's chunks.
+        logits: (n, sum of the channels' sizes) at the masked frames.
+    """
+
+    loss: torch.Tensor | None = None
+    num_masked_frames: torch.Tensor | None = None
+    accuracy: torch.Tensor | None = None
+    frame_accuracy: torch.Tensor | None = None
+    distinct_labels: torch.Tensor | None = None
+    codebook_perplexity: torch.Tensor | None = None
+    chunk_duration_ms: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+
+
+class ChunkSSLPreTrainedModel(ConformerPreTrainedModel):
+    """Loading and initial weights of the Chunk SSL models."""
+
+    config_class = ChunkSSLConfig
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, RandomProjectionQuantizer):
+            module.reset()
+        elif isinstance(module, ChunkSSLForPreTraining):
+            init.normal_(module.mask_vector, mean=0.0, std=self.config.initializer_range)
+
+
+class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
+    """The Chunk SSL encoder: offline, chunk by chunk in one pass, or one streaming step at a time."""
+
+    _keys_to_ignore_on_load_unexpected = _ONLY_FOR_PRETRAINING
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        chunk_size: int | None = None,
+        lookahead_features: torch.Tensor | None = None,
+        lookahead_attention_mask: torch.Tensor | None = None,
+        past_key_values: ConformerCache | None = None,
+        use_cache: bool = False,
+        **kwargs,
+    ) -> ConformerModelOutput:
+        """Encode whole utterances, or with a cache the next chunk of every stream.
+
+        A whole utterance in chunks gives what its chunks give one by one with a cache.
+
+        Args:
+            input_features: (B, F, num_mel_bins), normalised log-mel frames of 10 ms: utterances, or one chunk each.
+            attention_mask: (B, F), non-zero where a frame is real; real frames come first. All are, if absent.
+            chunk_size: encoder frames per chunk of a whole utterance; 0 is offline; the config's if absent.
+            lookahead_features: (B, F', num_mel_bins), the chunk after `input_features`, for a streaming step.
+            lookahead_attention_mask: (B, F'), non-zero where a frame of the look-ahead is real.
+            past_key_values: the cache that the step before returned; a new one is made if absent.
+            use_cache: whether this is a streaming step; true with `past_key_values`.
+
+        Raises:
+            ValueError: shapes that do not fit, a look-ahead without a cache, or a cache of other streams.
+        """
+        stacked, frame_mask = self.stack_frames(input_features, attention_mask)
+        if past_key_values is not None or use_cache:
+            lookahead = lookahead_features, lookahead_attention_mask
+            return self.stream(stacked, frame_mask, lookahead, past_key_values, **kwargs)
+        if lookahead_features is not None:
+            raise ValueError(
+                "lookahead_features belong to a streaming step: pass use_cache=True or past_key_values with them."
+            )
+        chunk_size = self.config.chunk_size if chunk_size is None else chunk_size
+        projected = self.project(stacked)
+        if chunk_size == 0:
+            hidden_states = self.run_layers(projected, frame_mask, **kwargs)
+        else:
+            layout = self.chunk_layout(stacked, frame_mask, chunk_size, bool(self.config.num_lookahead_chunks))
+            hidden_states = self.run_layers(layout.append_copies(projected), None, layout=layout, **kwargs)
+            hidden_states = layout.base_frames(hidden_states)
+        return ConformerModelOutput(last_hidden_state=hidden_states, attention_mask=frame_mask)
+
+    def chunk_layout(
+        self, stacked: torch.Tensor, frame_mask: torch.Tensor | None, chunk_size: int, lookahead: bool
+    ) -> ChunkLayout:
+        """The chunks of a batch of whole utterances."""
+        return ChunkLayout(
+            all_real(stacked) if frame_mask is None else frame_mask,
+            chunk_size,
+            lookahead,
+            self.config.left_context_chunks,
+            dense=self.config._attn_implementation != "sdpa",
+        )
+
+    def stream(
+        self,
+        chunk: torch.Tensor,
+        chunk_mask: torch.Tensor | None,
+        lookahead: tuple[torch.Tensor | None, torch.Tensor | None],
+        cache: ConformerCache | None,
+        **kwargs,
+    ) -> ConformerModelOutput:
+        """One streaming step: stacked frames of a chunk (B, C, stacked_size) and feature frames of its look-ahead."""
+        chunk_mask = all_real(chunk) if chunk_mask is None else chunk_mask
+        if cache is None:
+            past = self.config.left_context_chunks
+            cache = ConformerCache(None if past is None else past * chunk.shape[1])
+        cache.begin(len(chunk), chunk.device)
+        frames, lookahead_mask = chunk, None
+        if lookahead[0] is not None:
+            ahead, lookahead_mask = self.stack_frames(*lookahead)
+            lookahead_mask = all_real(ahead) if lookahead_mask is None else lookahead_mask
+            frames = torch.cat([chunk, ahead], dim=1)
+        layout = StreamingLayout(chunk_mask, lookahead_mask, cache)
+        hidden_states = self.run_layers(self.project(frames), None, layout=layout, **kwargs)
+        cache.advance(chunk_mask)
+        return ConformerModelOutput(
+            last_hidden_state=hidden_states[:, : chunk.shape[1]], attention_mask=chunk_mask, past_key_values=cache
+        )
+
+
+class ChunkSSLForCTC(ChunkSSLPreTrainedModel, ConformerForCTC):
+    """The Chunk SSL encoder with a CTC head: one set of weights for every chunk size and for offline.
+
+    In training, a step whose call names no chunk size is streaming with probability `streaming_prob`, with a duration
+    drawn from `streaming_durations_ms`, and offline otherwise.
+    """
+
+    encoder_class = ChunkSSLModel
+    _keys_to_ignore_on_load_unexpected = _ONLY_FOR_PRETRAINING
+
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        chunk_size: int | None = None,
+        **kwargs,
+    ) -> ConformerForCTCOutput:
+        """Logits, and the CTC loss where labels are given.
+
+        Args:
+            labels: (B, length) token ids, padded with -100.
+            chunk_size, and whatever else: as in [`ChunkSSLModel`].
+        """
+        if self.training and chunk_size is None:
+            chunk_size = self.draw_chunk_size()
+        return super().forward(input_features, attention_mask, labels, chunk_size=chunk_size, **kwargs)
+
+    def draw_chunk_size(self) -> int:
+        """Chunk size of a fine-tuning step; 0 is offline."""
+        if torch.rand(()) >= self.config.streaming_prob:
+            return 0
+        return self.config.chunk_frames(draw(self.config.streaming_durations_ms))
+
+
+class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel):
+    """Chunk SSL pretraining (section 3): half of every extended chunk is hidden, and its labels are predicted from the
+    rest of that chunk and from all chunks before, which are clean.
+
+    The labels are the finite scalar quantization of the unmasked features by a tokenizer that was trained before and
+    is frozen here, or those of BEST-RQ. A masked frame is replaced by a learned vector (the paper does not say by
+    what). Every step draws its chunk duration.
+    """
+
+    _keep_in_fp32_modules_strict = ["quantizer", "tokenizer"]
+
+    def __init__(self, config: ChunkSSLConfig):
+        super().__init__(config)
+        self.encoder = ChunkSSLModel(config)
+        self.mask_vector = nn.Parameter(torch.empty(config.hidden_size))
+        if config.label_kind == "fsq":
+            self.tokenizer = FrozenModule(FSQTokenizer(config))
+        else:
+            self.quantizer = RandomProjectionQuantizer(
+                config.stacked_size,
+                config.codebook_size,
+                config.codebook_dim,
+                config.num_codebooks,
+                seed=config.quantizer_seed,
+            )
+        self.prediction_head = nn.Linear(config.hidden_size, sum(config.label_sizes))
+        self.post_init()
+
+    def load_tokenizer(self, fsq: FSQModel) -> None:
+        """Take over the trained tokenizer of an `FSQModel`.
+
+        Raises:
+            ValueError: the two were built with other sizes, or this model's labels are of another kind.
+        """
+        if self.config.label_kind != "fsq":
+            raise ValueError(f'A tokenizer needs label_kind="fsq", this model has "{self.config.label_kind}".')
+        fields = ("num_mel_bins", "frame_stacking", "fsq_levels", "fsq_hidden_size", "fsq_num_hidden_layers")
+        wrong = [name for name in fields if getattr(fsq.config, name) != getattr(self.config, name)]
+        if wrong:
+            raise ValueError(
+                "The tokenizer does not fit: "
+                + ", ".join(f"{n} is {getattr(fsq.config, n)} there and {getattr(self.config, n)} here" for n in wrong)
+                + ". Build this model's config with the tokenizer's values."
+            )
+        self.tokenizer.module.load_state_dict(fsq.tokenizer.state_dict())
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        mask_time_indices: torch.Tensor | None = None,
+        chunk_size: int | None = None,
+        **kwargs,
+    ) -> ChunkSSLForPreTrainingOutput:
+        """One pretraining step's loss and diagnostics.
+
+        Args:
+            input_features: (B, F, num_mel_bins), normalised log-mel frames of 10 ms.
+            attention_mask: (B, F), non-zero where a frame is real; real frames come first. All are, if absent.
+            mask_time_indices: (B, T) bool, the encoder frames whose copies to hide; drawn here if absent. The first
+                chunk has no copy and padding is never hidden.
+            chunk_size: encoder frames per chunk; drawn from `chunk_durations_ms` if absent.
+
+        Raises:
+            ValueError: a tensor has another shape than these.
+        """
+        stacked, frame_mask = self.encoder.stack_frames(input_features, attention_mask)
+        frame_mask = all_real(stacked) if frame_mask is None else frame_mask
+        if chunk_size is None:
+            chunk_size = self.config.chunk_frames(draw(self.config.chunk_durations_ms))
+        hidden = self.choose_hidden_frames(frame_mask, chunk_size, mask_time_indices)
+        labels = self.label(input_features, attention_mask, stacked)[hidden]  # (n, R)
+
+        layout = self.encoder.chunk_layout(stacked, frame_mask, chunk_size, lookahead=True)
+        copied = F.pad(hidden[:, chunk_size:], (layout.base_length, layout.base_length - hidden.shape[1]))  # (B, L)
+        frames = layout.append_copies(self.encoder.project(stacked))
+        frames = torch.where(copied[..., None], self.mask_vector.to(frames.dtype), frames)
+        encoded = self.encoder.run_layers(frames, None, layout=layout)
+        logits = self.prediction_head(encoded[copied])
+        return self.predict(logits, labels, torch.tensor(1000.0 * chunk_size / self.config.frame_rate))
+
+    def choose_hidden_frames(
+        self, frame_mask: torch.Tensor, chunk_size: int, mask_time_indices: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Which frames' copies are hidden, (B, T) bool: those asked for, or a fresh draw."""
+        if mask_time_indices is None:
+            return draw_chunk_mask(frame_mask, chunk_size)
+        if mask_time_indices.shape != frame_mask.shape:
+            raise ValueError(
+                f"mask_time_indices must have one entry per encoder frame, {tuple(frame_mask.shape)}, got "
+                f"{tuple(mask_time_indices.shape)}. An encoder frame is {self.config.frame_stacking} feature frames."
+            )
+        hidden = mask_time_indices.bool() & frame_mask
+        hidden[:, :chunk_size] = False
+        return hidden
+
+    def label(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None, stacked: torch.Tensor
+    ) -> torch.Tensor:
+        """Labels of the unmasked frames, (B, T, R) int64, each below its entry of `label_sizes`."""
+        if self.config.label_kind == "random_projection":
+            return self.quantizer(stacked.flatten(0, 1)).unflatten(0, stacked.shape[:2])
+        digits = self.tokenizer(input_features, attention_mask)
+        if self.config.loss_kind == "full":
+            return self.tokenizer.module.quantizer.indices_from_digits(digits)[..., None]
+        return digits
+
+    def predict(
+        self, logits: torch.Tensor, labels: torch.Tensor, chunk_duration_ms: torch.Tensor
+    ) -> ChunkSSLForPreTrainingOutput:
+        """Group masked prediction loss (section 3.3): (n, sum of sizes), (n, R) -> one small softmax per channel."""
+        count = torch.tensor(len(labels), device=logits.device)
+        terms = count.clamp_min(1)
+        channels = list(zip(logits.split(self.config.label_sizes, dim=-1), labels.unbind(-1), strict=True))
+        loss = sum(F.cross_entropy(channel.float(), label, reduction="sum") for channel, label in channels) / terms
+        hits = torch.stack([channel.argmax(-1) == label for channel, label in channels], dim=-1)
+        _, occurrences = labels.unique(dim=0, return_counts=True)
+        shares = occurrences / terms
+        return ChunkSSLForPreTrainingOutput(
+            loss=loss,
+            num_masked_frames=count,
+            accuracy=hits.sum() / (terms * hits.shape[1]),
+            frame_accuracy=hits.all(-1).sum() / terms,
+            distinct_labels=len(occurrences) / terms,
+            codebook_perplexity=torch.exp(-torch.xlogy(shares, shares).sum()),
+            chunk_duration_ms=chunk_duration_ms,
+            logits=logits,
+        )
+
+
+def all_real(frames: torch.Tensor) -> torch.Tensor:
+    """A mask for frames (B, T, D) without padding: (B, T) bool."""
+    return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
+
+
+def draw(choices: list[int]) -> int:
+    """One of `choices`, by torch's default generator on the CPU."""
+    return choices[int(torch.randint(len(choices), ()))]
+
+
+ChunkSSLModel.register_for_auto_class("AutoModel")
+ChunkSSLForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+ChunkSSLForCTC.register_for_auto_class("AutoModelForCTC")

@@ -1,0 +1,229 @@
+"""Copy-and-append = the sequence of streaming steps = a naive pass per chunk, and nothing leaks."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_speech_ssl.modeling.chunking import ChunkLayout, ConformerCache
+from hf_speech_ssl.modeling.configuration_chunkssl import ChunkSSLConfig
+from hf_speech_ssl.modeling.modeling_chunkssl import ChunkSSLForPreTraining, ChunkSSLModel
+from hf_speech_ssl.modeling.modeling_conformer import rotate
+
+TINY = {
+    "num_mel_bins": 5,
+    "frame_stacking": 2,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "label_kind": "random_projection",
+    "codebook_size": 11,
+    "chunk_durations_ms": [40],
+    "streaming_durations_ms": [40],
+}
+
+chunked_cases = given(
+    lengths=st.lists(st.integers(1, 23), min_size=1, max_size=3),
+    chunk_size=st.integers(1, 9),
+    layers=st.integers(1, 3),
+    kernel=st.sampled_from([1, 3, 7]),
+    lookahead=st.integers(0, 1),
+    past=st.one_of(st.none(), st.integers(0, 3)),
+    seed=st.integers(0, 99),
+)
+
+
+def build(layers: int = 2, kernel: int = 3, seed: int = 0, **fields) -> ChunkSSLModel:
+    torch.manual_seed(seed)
+    config = ChunkSSLConfig(num_hidden_layers=layers, conv_kernel_size=kernel, **{**TINY, **fields})
+    config.initializer_range = 0.3  # large enough that a wrong frame shows
+    return ChunkSSLModel(config).eval()
+
+
+def padded_batch(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random features of `lengths` encoder frames each, and their mask; padding holds garbage."""
+    frames = 2 * max(lengths)
+    mask = torch.arange(frames) < 2 * torch.tensor(lengths)[:, None]
+    return torch.randn(len(lengths), frames, 5), mask
+
+
+def stream(model: ChunkSSLModel, features: torch.Tensor, mask: torch.Tensor, chunk_size: int) -> torch.Tensor:
+    """The sequence of streaming steps over a batch of whole utterances."""
+    cache, outputs, step = None, [], 2 * chunk_size
+    for start in range(0, features.shape[1], step):
+        ahead = slice(start + step, start + 2 * step)
+        more = model.config.num_lookahead_chunks and start + step < features.shape[1]
+        output = model(
+            features[:, start : start + step],
+            mask[:, start : start + step],
+            lookahead_features=features[:, ahead] if more else None,
+            lookahead_attention_mask=mask[:, ahead] if more else None,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache = output.past_key_values
+        outputs.append(output.last_hidden_state)
+    return torch.cat(outputs, dim=1)
+
+
+def attend(attention, queries, keys, query_places, key_places):
+    """Attention of some frames over others, every frame with its place in the utterance."""
+    angles = lambda places: [  # noqa: E731
+        f(places[:, None, None].float() * 10000.0 ** (-torch.arange(0, 8, 2) / 8)) for f in (torch.cos, torch.sin)
+    ]
+    q = rotate(attention.qkv_proj(queries)[:, :16].view(-1, 2, 8), *angles(query_places))
+    k = rotate(attention.qkv_proj(keys)[:, 16:32].view(-1, 2, 8), *angles(key_places))
+    v = attention.qkv_proj(keys)[:, 32:].view(-1, 2, 8)
+    weights = torch.softmax(torch.einsum("qhd,khd->hqk", q, k) * 8**-0.5, dim=-1)
+    return attention.out_proj(torch.einsum("hqk,khd->qhd", weights, v).reshape(-1, 16))
+
+
+def naive(model: ChunkSSLModel, features: torch.Tensor, size: int) -> torch.Tensor:
+    """One utterance without padding, chunk by chunk, from the definition: (1, F, M) -> (T, D)."""
+    x, config = model.project(model.stack_frames(features, None)[0])[0], model.config
+    base = list(x.split(size))
+    ahead = [[b] if config.num_lookahead_chunks else [] for b in base[1:]] + [[]]
+    places = torch.arange(len(x)).split(size)
+    for layer in model.layers:
+        old = base, ahead
+        normed = lambda c, l=layer: l.attention_norm(half(l.feed_forward1, l.feed_forward_norm1, c))  # noqa: E731
+        half = lambda f, n, c: c + 0.5 * f(n(c))  # noqa: E731
+        base, ahead = [], []
+        convolved_inputs = torch.zeros(layer.convolution.context, 16)  # what the convolution saw of the base so far
+        for i, chunk in enumerate(old[0]):
+            first = 0 if config.left_context_chunks is None else max(0, i - config.left_context_chunks)
+            now = torch.cat([chunk, *old[1][i]])
+            keys = torch.cat([*old[0][first : i + 1], *old[1][i]])
+            key_places = torch.cat([*places[first : i + 1], *([places[i + 1]] if old[1][i] else [])])
+            y = half(layer.feed_forward1, layer.feed_forward_norm1, now)
+            y = y + attend(layer.attention, normed(now), normed(keys), key_places[-len(now) :], key_places)
+            gated = torch.nn.functional.glu(layer.convolution.gate_proj(layer.convolution_norm(y)), dim=-1)
+            row = torch.cat([convolved_inputs, gated, torch.zeros(layer.convolution.context, 16)])
+            c = torch.nn.functional.conv1d(row.T, layer.convolution.depthwise.weight[..., 0], groups=16).T
+            c = layer.convolution.norm(c + layer.convolution.depthwise.bias)
+            y = y + layer.convolution.out_proj(torch.nn.functional.silu(c))
+            y = layer.final_norm(half(layer.feed_forward2, layer.feed_forward_norm2, y))
+            grown = torch.cat([convolved_inputs, gated[: len(chunk)]])
+            convolved_inputs = grown[len(grown) - layer.convolution.context :]
+            base.append(y[: len(chunk)])
+            ahead.append([y[len(chunk) :]] if old[1][i] else [])
+    return torch.cat(base)
+
+
+@chunked_cases
+@settings(max_examples=40, deadline=None)
+@torch.no_grad()
+def test_one_pass_equals_streaming_equals_naive(lengths, chunk_size, layers, kernel, lookahead, past, seed):
+    model = build(layers, kernel, seed, num_lookahead_chunks=lookahead, left_context_chunks=past)
+    features, mask = padded_batch(lengths)
+    whole = model(features, mask, chunk_size=chunk_size).last_hidden_state
+    streamed = stream(model, features, mask, chunk_size)
+    for row, length in enumerate(lengths):
+        reference = naive(model, features[row : row + 1, : 2 * length], chunk_size)
+        torch.testing.assert_close(whole[row, :length], reference, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(streamed[row, :length], reference, atol=1e-5, rtol=1e-5)
+    assert whole.isfinite().all() and streamed.isfinite().all()
+
+
+@chunked_cases
+@settings(max_examples=20, deadline=None)
+@torch.no_grad()
+def test_windows_equal_the_dense_mask(lengths, chunk_size, layers, kernel, lookahead, past, seed):
+    features, mask = padded_batch(lengths)
+    outputs = []
+    for implementation in ("sdpa", "eager"):
+        model = build(layers, kernel, seed, num_lookahead_chunks=lookahead, left_context_chunks=past)
+        model.set_attn_implementation(implementation)
+        output = model(features, mask, chunk_size=chunk_size).last_hidden_state
+        outputs.append(output[mask[:, ::2]])
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("changed", range(4))
+@torch.no_grad()
+def test_a_chunk_changes_only_what_may_see_it(changed):
+    """With M = 4 chunks of 3: B_j reaches B_i for i >= j, and B_{j-1} through its look-ahead, nothing before."""
+    model = build(num_lookahead_chunks=1)
+    features, mask = padded_batch([12])
+    other = features.clone()
+    other[:, 6 * changed : 6 * changed + 6] += 1
+    before = model(features, mask, chunk_size=3).last_hidden_state.unflatten(1, (4, 3))
+    after = model(other, mask, chunk_size=3).last_hidden_state.unflatten(1, (4, 3))
+    differs = (before != after).flatten(2).any(-1)[0].tolist()
+    assert differs == [chunk >= changed - 1 for chunk in range(4)]
+
+
+@torch.no_grad()
+def test_hidden_frames_do_not_leak_into_their_prediction():
+    """The prediction of a masked copy does not change with the frame behind the mask, nor with any later chunk."""
+    torch.manual_seed(0)
+    model = ChunkSSLForPreTraining(ChunkSSLConfig(num_hidden_layers=2, conv_kernel_size=3, **TINY)).eval()
+    features, mask = padded_batch([12])
+    hidden = torch.zeros(1, 12, dtype=torch.bool)
+    hidden[0, 4:6] = True  # in the second of four chunks
+    before = model(features, mask, mask_time_indices=hidden, chunk_size=3).logits
+    for first in (8, 12):  # the hidden frames themselves; everything from the third chunk on
+        other = features.clone()
+        other[:, first : 12 if first == 8 else None] += 1
+        torch.testing.assert_close(model(other, mask, mask_time_indices=hidden, chunk_size=3).logits, before)
+    other = features.clone()
+    other[:, 6:8] += 1  # the unmasked frame of the same chunk is seen
+    assert not torch.allclose(model(other, mask, mask_time_indices=hidden, chunk_size=3).logits, before)
+
+
+@torch.no_grad()
+def test_streams_join_and_leave():
+    model = build()
+    features, mask = padded_batch([12, 12])
+    alone = stream(model, features, mask, 3)
+    first = model(features[:1, :6], use_cache=True, lookahead_features=features[:1, 6:12])
+    second = model(features[1:, :6], use_cache=True, lookahead_features=features[1:, 6:12])
+    ahead = model(features[:1, 6:12], past_key_values=first.past_key_values, lookahead_features=features[:1, 12:18])
+    cache = ConformerCache.stack(
+        [ahead.past_key_values, second.past_key_values]
+    )  # the second stream is a chunk behind
+    inputs = torch.stack([features[0, 12:18], features[1, 6:12]])
+    lookahead = torch.stack([features[0, 18:24], features[1, 12:18]])
+    both = model(inputs, past_key_values=cache, lookahead_features=lookahead)
+    torch.testing.assert_close(both.last_hidden_state[0], alone[0, 6:9], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(both.last_hidden_state[1], alone[1, 3:6], atol=1e-5, rtol=1e-5)
+    left = both.past_key_values.select(torch.tensor([1]))
+    last = model(features[1:, 12:18], past_key_values=left, lookahead_features=features[1:, 18:24])
+    torch.testing.assert_close(last.last_hidden_state[0], alone[1, 6:9], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_bounded_cache_does_not_grow():
+    model = build(left_context_chunks=2)
+    features, mask = padded_batch([60])
+    cache = model(features[:, :6], use_cache=True).past_key_values
+    sizes = []
+    for start in range(6, 120, 6):
+        model(features[:, start : start + 6], past_key_values=cache)
+        sizes.append((cache.length, cache.keys[0].shape[2]))
+    assert sizes[-1] == sizes[4] and sizes[-1][0] == 6
+
+
+def test_a_cache_of_other_streams_is_refused():
+    model = build()
+    cache = model(torch.randn(2, 6, 5), use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="holds 2 streams"):
+        model(torch.randn(3, 6, 5), past_key_values=cache)
+    with pytest.raises(ValueError, match="use_cache=True"):
+        model(torch.randn(2, 6, 5), lookahead_features=torch.randn(2, 6, 5))
+
+
+def test_scores_stay_within_the_windows(monkeypatch):
+    """No attention call sees more than a chunk with its copy against the chunks before it and the copy."""
+    shapes = []
+    fused = torch.nn.functional.scaled_dot_product_attention
+
+    def watch(query, key, *args, **kwargs):
+        shapes.append((query.shape[2], key.shape[2]))
+        return fused(query, key, *args, **kwargs)
+
+    monkeypatch.setattr("hf_speech_ssl.modeling.chunking.F.scaled_dot_product_attention", watch)
+    layout = ChunkLayout(torch.ones(1, 64, dtype=torch.bool), 8, lookahead=True)
+    states = torch.randn(1, 2, 120, 4)
+    layout.attend(states, states, states, 0.5, 0.0, 0)
+    assert shapes == [(16, 8 * (i + 1) + 8) for i in range(7)] + [(8, 64)]
