@@ -267,7 +267,7 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel):
         if chunk_size is None:
             chunk_size = self.config.chunk_frames(draw(self.config.chunk_durations_ms))
         hidden = self.choose_hidden_frames(frame_mask, chunk_size, mask_time_indices)
-        labels = self.label(input_features, attention_mask, stacked)[hidden]  # (n, R)
+        labels = self.label(stacked, frame_mask)[hidden]  # (n, R)
 
         layout = self.encoder.chunk_layout(stacked, frame_mask, chunk_size, lookahead=True)
         copied = F.pad(hidden[:, chunk_size:], (layout.base_length, layout.base_length - hidden.shape[1]))  # (B, L)
@@ -292,13 +292,11 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel):
         hidden[:, :chunk_size] = False
         return hidden
 
-    def label(
-        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None, stacked: torch.Tensor
-    ) -> torch.Tensor:
-        """Labels of the unmasked frames, (B, T, R) int64, each below its entry of `label_sizes`."""
+    def label(self, stacked: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
+        """Labels of the unmasked frames, (B, T, stacked_size) -> (B, T, R) int64, each below its entry of `label_sizes`."""
         if self.config.label_kind == "random_projection":
             return self.quantizer(stacked.flatten(0, 1)).unflatten(0, stacked.shape[:2])
-        digits = self.tokenizer(input_features, attention_mask)
+        digits = self.tokenizer(stacked, frame_mask)
         if self.config.loss_kind == "full":
             return self.tokenizer.module.quantizer.indices_from_digits(digits)[..., None]
         return digits
