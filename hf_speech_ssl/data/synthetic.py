@@ -1,0 +1,220 @@
+"""The corpus `synthetic`: real speech from espeak-ng with text, speakers and the times of phones and words.
+
+Made on first use (a few hundred times faster than real time on one core) and kept on disk as a `datasets` folder.
+"""
+
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import Audio, Dataset, Features, Value, load_from_disk
+from filelock import FileLock
+
+from .grammar import GRAMMARS, SPLITS
+from .utterances import SAMPLING_RATE, Recipe, utterance
+
+# Part of every cache key: raise it when the same arguments come to mean other audio, text or times.
+GENERATOR_VERSION = 1
+
+DEFAULT_NUM_SENTENCES = 1000
+
+_BLOCK = 256  # utterances handed to the workers at once
+
+_FEATURES = Features(
+    {
+        # The storage of an audio column: encoding one as such asks for torchcodec.
+        "audio": {"bytes": Value("binary"), "path": Value("string")},
+        "text": Value("string"),
+        "speaker_id": Value("string"),
+        "duration": Value("float64"),
+        "phones": [{"phone": Value("string"), "start": Value("float64"), "end": Value("float64")}],
+        "words": [{"word": Value("string"), "start": Value("float64"), "end": Value("float64")}],
+    }
+)
+
+
+def build_synthetic(
+    split: str = "train",
+    *,
+    num_sentences: int | None = None,
+    hours: float | None = None,
+    seed: int = 0,
+    grammar: str = "small",
+    noise_snr_db: float | None = None,
+    reverberation: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    num_proc: int | None = None,
+) -> Dataset:
+    """Synthetic speech, from the cache where it has been made before.
+
+    Sentence i of a split depends on the other arguments alone: a longer corpus begins with the shorter one, and the
+    number of processes changes nothing. Splits share neither voices nor sentences, whatever their seeds.
+
+    Args:
+        split: "train", "validation" or "test".
+        num_sentences: length of the corpus; 1000 where neither it nor `hours` is given.
+        hours: length of the corpus in hours of audio, rounded up to a whole sentence; instead of `num_sentences`.
+        seed: draws sentences, speakers, rates, levels, rooms and noise.
+        grammar: "small" (30 words, 3 to 5 a sentence) or "full" (some 280 words, 3 to 11 a sentence).
+        noise_snr_db: speech over noise in dB; no noise by default.
+        reverberation: put each utterance in a room of its own.
+        cache_dir: where corpora are kept; by default $HF_SPEECH_SSL_CACHE, else ~/.cache/hf_speech_ssl.
+        num_proc: processes that synthesise (started afresh, so that a script that asks for them needs
+            `if __name__ == "__main__"`); this process alone by default.
+
+    Returns:
+        A Dataset with the columns `audio` ({"path", "bytes"}: 16 kHz FLAC, not decoded), `text` (a-z, space and
+        apostrophe), `speaker_id`, `duration` (s), `phones` (list of {"phone", "start", "end"}, s; espeak-ng's names
+        without marks of stress; gaps are pauses) and `words` (list of {"word", "start", "end"}, s).
+
+    Raises:
+        ImportError: espeakng-loader is not installed.
+        ValueError: an argument is out of its range.
+    """
+    if num_sentences is None and hours is None:
+        num_sentences = DEFAULT_NUM_SENTENCES
+    _check_length(num_sentences, hours)
+    recipe = _recipe(split, grammar, seed, noise_snr_db, reverberation)
+    size = {"num_sentences": num_sentences, "hours": hours}
+    target = _cache_folder(cache_dir) / _folder_name(recipe, size)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The lock makes a second process wait for the first; the rename makes a folder either whole or absent.
+    with FileLock(f"{target}.lock"):
+        if not target.exists():
+            partial_target = target.with_name(target.name + ".partial")
+            shutil.rmtree(partial_target, ignore_errors=True)  # a killed run's
+            _write(recipe, size, num_proc or 1, partial_target)
+            partial_target.rename(target)
+    return load_from_disk(str(target))
+
+
+def parse_synthetic_options(text: str | None, split: str = "train") -> dict[str, Any]:
+    """Keyword arguments of `build_synthetic` from one string, such as "sentences=500,grammar=small,seed=1".
+
+    Options: `sentences` or `hours`, and `eval_sentences` or `eval_hours` which take their place for the splits
+    validation and test; `grammar`, `seed`, `noise` (dB) and `reverb` (true or false).
+
+    Raises:
+        ValueError: an option that does not exist, comes twice or has a value that cannot be read.
+    """
+    options: dict[str, Any] = {}
+    for item in filter(None, (part.strip() for part in (text or "").split(","))):
+        name, separator, value = (part.strip() for part in item.partition("="))
+        if name not in _OPTIONS or not separator:
+            raise ValueError(
+                f"Cannot read {item!r} in the options {text!r} of the synthetic corpus; needed: name=value, "
+                f"separated by commas, with the names {', '.join(_OPTIONS)}."
+            )
+        if name in options:
+            raise ValueError(f"The option {name!r} comes twice in {text!r}; give it once.")
+        read, meaning = _OPTIONS[name][1:]
+        try:
+            options[name] = read(value)
+        except (ValueError, KeyError):
+            raise ValueError(f"Option {name!r} of the synthetic corpus is {value!r}; needed: {meaning}.") from None
+    of_eval = {name: options.pop(name) for name in ("eval_sentences", "eval_hours") if name in options}
+    if of_eval and split != "train":
+        options = {name: value for name, value in options.items() if name not in ("sentences", "hours")} | of_eval
+    return {_OPTIONS[name][0]: value for name, value in options.items()}
+
+
+# Name of the option -> (argument of build_synthetic, how to read it, what is needed)
+_OPTIONS: dict[str, tuple[str, Callable[[str], Any], str]] = {
+    "sentences": ("num_sentences", int, "a whole number"),
+    "hours": ("hours", float, "a number of hours"),
+    "eval_sentences": ("num_sentences", int, "a whole number"),
+    "eval_hours": ("hours", float, "a number of hours"),
+    "grammar": ("grammar", str, "small or full"),
+    "seed": ("seed", int, "a whole number"),
+    "noise": ("noise_snr_db", float, "a number of decibels"),
+    "reverb": ("reverberation", {"true": True, "false": False}.__getitem__, "true or false"),
+}
+
+
+def _check_length(num_sentences: int | None, hours: float | None) -> None:
+    if num_sentences is not None and hours is not None:
+        raise ValueError(f"Got both num_sentences={num_sentences} and hours={hours}; give one of them.")
+    length = num_sentences if num_sentences is not None else hours
+    if length is None or not 0 < length < float("inf"):
+        raise ValueError(f"A synthetic corpus of {num_sentences} sentences or {hours} hours; needed: more than none.")
+
+
+def _recipe(split: str, grammar: str, seed: int, noise_snr_db: float | None, reverberation: bool) -> Recipe:
+    if split not in SPLITS:
+        raise ValueError(f"The synthetic corpus has no split {split!r}; needed: one of {', '.join(SPLITS)}.")
+    if grammar not in GRAMMARS:
+        raise ValueError(f"The synthetic corpus has no grammar {grammar!r}; needed: one of {', '.join(GRAMMARS)}.")
+    if seed < 0:
+        raise ValueError(f"The seed of a synthetic corpus is {seed}; needed: 0 or more.")
+    if noise_snr_db is not None and not -100 <= noise_snr_db <= 100:
+        raise ValueError(
+            f"The noise of a synthetic corpus is {noise_snr_db} dB below the speech; needed: -100 to 100."
+        )
+    return Recipe(split, grammar, seed, None if noise_snr_db is None else float(noise_snr_db), bool(reverberation))
+
+
+def _cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
+    default = os.environ.get("HF_SPEECH_SSL_CACHE") or "~/.cache/hf_speech_ssl"
+    return Path(cache_dir or default).expanduser() / "synthetic"
+
+
+def _folder_name(recipe: Recipe, size: dict[str, Any]) -> str:
+    """Readable at its beginning, unique at its end: a hash of all that the corpus depends on."""
+    try:
+        espeak_version = importlib.metadata.version("espeakng-loader")
+    except importlib.metadata.PackageNotFoundError:
+        espeak_version = None  # told as an error when the first sentence is to be said
+    everything = {**asdict(recipe), **size, "generator": GENERATOR_VERSION, "espeakng_loader": espeak_version}
+    key = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
+    return f"{recipe.grammar}-{recipe.split}-{key}"
+
+
+def _write(recipe: Recipe, size: dict[str, Any], num_proc: int, folder: Path) -> None:
+    """Synthesise to disk row by row: memory does not grow with the corpus."""
+    work = folder.with_name(folder.name + "-work")
+    try:
+        dataset = Dataset.from_generator(
+            _rows,
+            features=_FEATURES,
+            cache_dir=str(work),
+            gen_kwargs={"recipe": recipe, "num_proc": num_proc, **size},
+        )
+        audio = Audio(sampling_rate=SAMPLING_RATE, decode=False)
+        dataset.cast_column("audio", audio).save_to_disk(str(folder))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _rows(recipe: Recipe, num_sentences: int | None, hours: float | None, num_proc: int) -> Iterator[dict[str, Any]]:
+    seconds = 0.0
+    with _mapper(num_proc) as mapper:
+        for start in itertools.count(step=_BLOCK):
+            stop = start + _BLOCK if num_sentences is None else min(start + _BLOCK, num_sentences)
+            for row in mapper(partial(utterance, recipe), range(start, stop)):
+                if hours is not None and seconds >= hours * 3600:
+                    return
+                yield row
+                seconds += row["duration"]
+            if stop == num_sentences:
+                return
+
+
+@contextmanager
+def _mapper(num_proc: int) -> Iterator[Callable[..., Any]]:
+    """`map`, in this process or over a pool: results in order either way."""
+    if num_proc == 1:
+        yield map
+    else:
+        # Not forked: the parent may hold threads of torch or a GPU.
+        with multiprocessing.get_context("spawn").Pool(num_proc) as pool:
+            yield partial(pool.imap, chunksize=8)
