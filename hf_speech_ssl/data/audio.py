@@ -5,16 +5,21 @@ lock while they work, so that threads decode in parallel. Neither torchcodec nor
 """
 
 import io
+import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any, BinaryIO, TypeAlias
 
 import fsspec
 import numpy as np
 import soundfile
 import soxr
+
+logger = logging.getLogger(__name__)
 
 SAMPLING_RATE = 16_000  # Hz, of everything that leaves this file
 MIN_SAMPLES = 400  # 25 ms, one analysis window of the features
@@ -47,6 +52,35 @@ class AudioError(ValueError):
         return type(self), (self.name, self.reason, self.detail)
 
 
+class SkippedAudio:
+    """The files that were left out: a warning for each, once, and the counts by reason."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, str] = {}
+        self._lock = Lock()
+
+    def add(self, error: AudioError) -> None:
+        """Count a file and warn, unless this has been done in an earlier epoch."""
+        with self._lock:
+            known = error.name in self._reasons
+            self._reasons[error.name] = error.reason
+        if not known:
+            logger.warning("Skipped %s", error)
+
+    @property
+    def by_reason(self) -> dict[str, int]:
+        """Number of files for each reason."""
+        with self._lock:
+            return dict(Counter(self._reasons.values()))
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.by_reason.items()))
+        return f"{len(self)} audio files skipped" + (f": {counts}" if counts else "")
+
+
 def load_audio(
     source: AudioSource,
     *,
@@ -74,7 +108,7 @@ def load_audio(
     """
     name = name or audio_name(source)
     if isinstance(source, dict) and ("array" in source or "raw" in source):
-        waveform, rate = _from_array(source, name)
+        waveform, rate = array_to_mono(source, name)
         _check_length(len(waveform) / rate, max_seconds, name)
     else:
         with _opened(source, name) as file:
@@ -102,19 +136,25 @@ def audio_duration(source: AudioSource, *, name: str | None = None) -> float:
     """
     name = name or audio_name(source)
     if isinstance(source, dict) and ("array" in source or "raw" in source):
-        waveform, rate = _from_array(source, name)
+        waveform, rate = array_to_mono(source, name)
         return len(waveform) / rate
     with _opened(source, name) as file:
         return float(file.frames / file.samplerate)
 
 
-def audio_name(source: Any) -> str:
-    """The path of a source where it has one, else a word for its kind."""
-    if isinstance(source, dict):
-        return str(source.get("path") or "audio without a path")
-    if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
-    return str(getattr(source, "name", f"audio given as {type(source).__name__}"))
+def audio_name(source: Any, place: str | None = None) -> str:
+    """What to call audio in a message.
+
+    Args:
+        source: any source of `load_audio`.
+        place: where it stands in a data set, such as "example 7". Tables of audio keep only the last name of a file,
+            or none, so that the place is needed to find it again.
+    """
+    path = source.get("path") if isinstance(source, dict) else source
+    if not isinstance(path, (str, os.PathLike)):
+        return place or str(getattr(path, "name", "audio without a path"))
+    path = os.fspath(path)
+    return path if place is None or os.path.basename(path) != path else f"{path} ({place})"
 
 
 def is_remote(path: Any) -> bool:
@@ -190,7 +230,7 @@ def _decode(file: soundfile.SoundFile, max_seconds: float | None, name: str) -> 
     return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
 
 
-def _from_array(source: dict[str, Any], name: str) -> tuple[np.ndarray, float]:
+def array_to_mono(source: dict[str, Any], name: str) -> tuple[np.ndarray, float]:
     """Mono float32 samples and their rate from `{"array" or "raw", "sampling_rate"}`."""
     rate = source.get("sampling_rate")
     if not isinstance(rate, (int, float, np.integer, np.floating)) or not 0 < rate < float("inf"):
