@@ -1,7 +1,7 @@
 """Where speech comes from: a Hub data set, a local folder or file, or the synthetic corpus, all as `datasets` objects.
 
-The audio column always holds encoded audio (a path or the bytes of a file, never decoded), so that torchcodec and ffmpeg
-are not needed: `hf_speech_ssl.data.audio` decodes it when a batch is made.
+The audio column always holds encoded audio (a path or the bytes of a file, never decoded), so that torchcodec and
+ffmpeg are not needed: `hf_speech_ssl.data.audio` decodes it when a batch is made.
 """
 
 import re
@@ -34,8 +34,8 @@ _STREAM_SHARDS = 64  # pieces that a saved data set is streamed in; their order 
 class EncodedAudio(Audio):
     """`Audio(decode=False)` that also stores audio without torchcodec.
 
-    `datasets` imports torchcodec's encoder to store even the path of a file, as `audiofolder` and WebDataset do, so that
-    without it such data sets cannot be loaded at all, decoded or not.
+    `datasets` imports torchcodec's encoder to store even the path of a file, as `audiofolder` and WebDataset do, so
+    that without it such data sets cannot be loaded at all, decoded or not.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -67,9 +67,9 @@ def load_corpus(
 
     Args:
         name_or_path: the id of a Hub data set; a local folder of audio files (`audiofolder`, with or without
-            `metadata.csv`), of parquet files or made by `save_to_disk`; one parquet, arrow or tar file; or `synthetic`.
-        config_name: the configuration of a Hub data set.
-        split: the split's name, or several joined by `+`; map-style data sets also take slices, such as `train[:10%]`.
+            `metadata.csv`), of parquet files or made by `save_to_disk`; a parquet, arrow or tar file; or `synthetic`.
+        config_name: the configuration of a Hub data set, or the grammar of `synthetic`.
+        split: the split's name, or several joined by `+`; map-style data sets also take slices: `train[:10%]`.
         streaming: return an `IterableDataset` that reads while it is iterated.
         audio_column: the column with the audio.
         text_column: the column with the transcripts, if they are needed.
@@ -94,7 +94,7 @@ def load_corpus(
 
 
 def keep_encoded(dataset: SpeechDataset, audio_column: str = "audio") -> SpeechDataset:
-    """Cast a column of paths, bytes or audio so that reading a row never decodes it; columns of arrays stay as they are."""
+    """Cast a column of paths, bytes or audio so that reading a row never decodes it; arrays stay as they are."""
     features = dataset.features
     feature = None if features is None else features.get(audio_column)
     holds_files = feature in (Value("string"), Value("large_string"), Value("binary"), Value("large_binary"))
@@ -134,9 +134,7 @@ def _load_synthetic(split: str, config_name: str | None, cache_dir: str | None, 
     from .synthetic import build_synthetic  # needs espeak-ng, which other corpora do not
 
     if config_name is not None:
-        raise ValueError(
-            f"'synthetic' has no configuration {config_name!r}; pass its size and seed as options instead."
-        )
+        options = {**options, "grammar": config_name}
     if cache_dir is not None:
         options = {**options, "cache_dir": cache_dir}
     name = _split_name(split)

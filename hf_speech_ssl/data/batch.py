@@ -1,0 +1,76 @@
+"""What training gets: a padded batch of waveforms, and the place in the data right after it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from .audio import SAMPLING_RATE
+
+
+@dataclass(frozen=True)
+class Position:
+    """The place right after a batch; `Position(epoch)` is the beginning of an epoch.
+
+    It goes into a checkpoint as `dataclasses.asdict(position)`, which JSON can hold, and comes back as
+    `Position(**saved)`. On a map-style data set it is the same on every process; on a stream each process has its own.
+
+    Attributes:
+        epoch: counted from 0.
+        rows: rows of the epoch before the current window.
+        steps: batches of the current window that are done.
+        stream: the state of an `IterableDataset` at the beginning of the window.
+        plan: the settings that the place depends on; empty if it depends on none.
+    """
+
+    epoch: int
+    rows: int = 0
+    steps: int = 0
+    stream: dict[str, Any] | None = None
+    plan: str = ""
+
+
+@dataclass
+class Batch:
+    """Utterances of similar length.
+
+    A batch whose files were all bad still comes out, so that every process takes the same number of steps: one row of
+    a second of zeros with `num_examples == 0`, which must get weight 0.
+
+    Attributes:
+        waveforms: (batch, samples) float32 at 16 kHz, padded with zeros.
+        lengths: (batch,) int64, samples without padding.
+        texts: transcripts, one per row, or None if no text column was asked for.
+        names: what to call each row in a message.
+        num_examples: utterances in the batch.
+        position: the place right after the batch.
+    """
+
+    waveforms: torch.Tensor
+    lengths: torch.Tensor
+    texts: list[str] | None
+    names: list[str]
+    num_examples: int
+    position: Position
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of audio without padding."""
+        return self.lengths.sum().item() / SAMPLING_RATE if self.num_examples else 0.0
+
+
+def collate(
+    waveforms: Sequence[np.ndarray], texts: Sequence[str] | None, names: Sequence[str], position: Position
+) -> Batch:
+    """Pad waveforms, each (samples,) float32 at 16 kHz, into a batch; none at all become the placeholder."""
+    num_examples = len(waveforms)
+    if num_examples == 0:
+        waveforms, names = [np.zeros(SAMPLING_RATE, dtype=np.float32)], ["placeholder"]
+        texts = None if texts is None else [""]
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    padded = torch.zeros(len(waveforms), int(lengths.max()))  # (batch, samples)
+    for row, waveform in zip(padded, waveforms, strict=True):
+        row[: len(waveform)] = torch.from_numpy(waveform)
+    return Batch(padded, lengths, None if texts is None else list(texts), list(names), num_examples, position)
