@@ -1,0 +1,138 @@
+"""Live = offline: whatever the pieces, and whoever else is speaking."""
+
+import numpy as np
+import pytest
+import soxr
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_speech_ssl.data.audio import AudioError
+from hf_speech_ssl.decoding import build_ctc_processor, ctc_text, greedy_ctc
+from hf_speech_ssl.modeling.configuration_birq import BiRQConfig
+from hf_speech_ssl.modeling.configuration_chunkssl import ChunkSSLConfig
+from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
+from hf_speech_ssl.modeling.modeling_birq import BiRQForCTC
+from hf_speech_ssl.modeling.modeling_chunkssl import ChunkSSLForCTC
+from hf_speech_ssl.streaming import StreamingBatch, StreamingTranscriber
+
+CHUNK_MS = 80
+TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """A random model that babbles in words, and its processor."""
+    torch.manual_seed(1)
+    processor = build_ctc_processor(["ab c"], SpeechSSLFeatureExtractor(mean=[10.0] * 80, variance=[9.0] * 80))
+    config = ChunkSSLConfig(conv_kernel_size=5, vocab_size=len(processor.tokenizer), **TINY)
+    config.initializer_range = 0.5
+    return ChunkSSLForCTC(config).eval(), processor
+
+
+def speech(seconds: float, seed: int = 0) -> np.ndarray:
+    """Noise whose loudness and colour change, so that a random model changes its mind."""
+    random = np.random.default_rng(seed)
+    count = int(16_000 * seconds)
+    loudness = np.repeat(random.uniform(0.01, 0.5, count // 800 + 1), 800)[:count]
+    tone = np.sin(np.cumsum(np.repeat(random.uniform(0.1, 2.0, count // 800 + 1), 800)[:count]))
+    return (loudness * (tone + 0.1 * random.standard_normal(count))).astype(np.float32)
+
+
+@torch.no_grad()
+def offline(parts, samples: np.ndarray) -> str:
+    model, processor = parts
+    inputs = processor.feature_extractor(samples, sampling_rate=16_000, return_tensors="pt")
+    logits = model(**inputs, chunk_size=model.config.chunk_frames(CHUNK_MS)).logits
+    return ctc_text(greedy_ctc(logits)[0], processor.tokenizer)
+
+
+def test_the_model_says_something(parts):
+    assert len(set(offline(parts, speech(3.0)))) > 3 and " " in offline(parts, speech(3.0))
+
+
+@given(
+    seconds=st.floats(0.03, 1.6),
+    seed=st.integers(0, 99),
+    cuts=st.lists(st.one_of(st.just(0), st.just(1), st.integers(2, 6000)), min_size=1, max_size=12),
+)
+@settings(max_examples=30, deadline=None)
+def test_any_split_gives_the_offline_text(parts, seconds, seed, cuts):
+    samples, place = speech(seconds, seed), 0
+    transcriber = StreamingTranscriber(*parts, chunk_duration_ms=CHUNK_MS)
+    before = ""
+    for cut in [*cuts, len(samples)]:
+        result = transcriber.accept(samples[place : place + cut])
+        place += cut
+        assert result.text.startswith(result.final) and result.final.startswith(before)
+        before = result.final
+    text = transcriber.finish()
+    assert text.startswith(before)
+    assert text == (offline(parts, samples) if len(samples) >= 1000 else "")
+
+
+def test_streams_of_a_batch_do_not_hear_each_other(parts):
+    """Streams join late, speak in turns of different length and leave early."""
+    signals = [speech(seconds, seed) for seed, seconds in enumerate((1.5, 0.7, 1.1, 0.02))]
+    batch = StreamingBatch(*parts, chunk_duration_ms=CHUNK_MS)
+    streams, places, texts = {}, [0] * 4, {}
+    random = np.random.default_rng(0)
+    for turn in range(100):
+        if turn in (0, 2, 5, 7):
+            streams[len(streams)] = batch.join()
+        cuts = {index: int(random.integers(0, 5000)) for index in streams if index not in texts}
+        batch.accept({streams[i]: signals[i][places[i] : places[i] + cut] for i, cut in cuts.items()})
+        for index, cut in cuts.items():
+            places[index] += cut
+        done = [index for index in cuts if places[index] >= len(signals[index])]
+        texts |= dict(zip(done, batch.finish(*[streams[index] for index in done]), strict=True))
+    assert [texts[index] for index in range(4)] == [*(offline(parts, signal) for signal in signals[:3]), ""]
+    assert not batch.streams
+
+
+def test_safe_conversions(parts):
+    """int16, stereo and another rate give what the converted whole gives."""
+    samples = speech(1.0)
+    integers = np.round(samples * 20_000).astype(np.int16)
+    expected = offline(parts, integers / np.float32(32_768))
+    for block in (integers, np.stack([integers, integers], axis=1), torch.from_numpy(integers)):
+        transcriber = StreamingTranscriber(*parts, chunk_duration_ms=CHUNK_MS)
+        transcriber.accept(block[:5000])
+        transcriber.accept(block[5000:])
+        assert transcriber.finish() == expected
+    slow = soxr.resample(samples, 16_000, 8_000)
+    transcriber = StreamingTranscriber(*parts, chunk_duration_ms=CHUNK_MS)
+    for start in range(0, len(slow), 700):
+        transcriber.accept(slow[start : start + 700], sampling_rate=8_000)
+    assert transcriber.finish() == offline(parts, soxr.resample(slow, 8_000, 16_000))
+
+
+def test_a_refused_block_leaves_the_stream_as_it_was(parts):
+    samples = speech(1.0)
+    transcriber = StreamingTranscriber(*parts, chunk_duration_ms=CHUNK_MS)
+    transcriber.accept(samples[:7000])
+    bad = samples[7000:9000].copy()
+    bad[3] = np.nan
+    with pytest.raises(AudioError, match="stream 1 at 0.44 s: not finite"):
+        transcriber.accept(bad)
+    with pytest.raises(AudioError, match="began at 16000 Hz and now brings 8000 Hz"):
+        transcriber.accept(samples[7000:], sampling_rate=8_000)
+    with pytest.raises(AudioError, match="bad array"):
+        transcriber.accept(["a"])
+    transcriber.accept(samples[7000:])
+    assert transcriber.finish() == offline(parts, samples)
+    transcriber.accept(samples)  # a new stream
+    assert transcriber.finish() == offline(parts, samples)
+
+
+def test_what_cannot_stream_is_refused(parts):
+    model, processor = parts
+    with pytest.raises(ValueError, match="whole number of encoder frames of 40 ms, got 100 ms"):
+        StreamingTranscriber(model, processor, chunk_duration_ms=100)
+    with pytest.raises(ValueError, match="BiRQForCTC cannot stream"):
+        StreamingTranscriber(BiRQForCTC(BiRQConfig(**TINY)), processor)
+    batch = StreamingBatch(model, processor)
+    stream = batch.join()
+    batch.finish(stream)
+    with pytest.raises(ValueError, match="has finished"):
+        batch.accept({stream: np.zeros(3)})
