@@ -66,6 +66,7 @@ class BiRQConfig(ConformerConfig):
         "AutoModelForPreTraining": "modeling_birq.BiRQForPreTraining",
         "AutoModelForCTC": "modeling_birq.BiRQForCTC",
     }
+    _presets = _PRESETS
 
     codebook_size: int = 8192
     codebook_dim: int = 16
@@ -85,17 +86,6 @@ class BiRQConfig(ConformerConfig):
         if self.label_layer is None:
             self.label_layer = max(1, 7 * self.num_hidden_layers // 10)
 
-    @classmethod
-    def from_preset(cls, name: str, **overrides) -> "BiRQConfig":
-        """The published configuration `name`, with `overrides` applied.
-
-        Raises:
-            ValueError: no such preset, or an override that is no field.
-        """
-        if name not in _PRESETS:
-            raise ValueError(f"There is no preset '{name}'; the presets are {', '.join(_PRESETS)}.")
-        return cls(**{**_PRESETS[name], **overrides})
-
     def validate_labels(self):
         """Refuse label settings that the loss could not use."""
         for name in ("codebook_size", "codebook_dim", "num_codebooks", "mask_length"):
@@ -108,6 +98,8 @@ class BiRQConfig(ConformerConfig):
             )
         if self.gumbel_temperature <= 0:
             raise ValueError(f"gumbel_temperature must be above 0, got {self.gumbel_temperature}.")
+        if self.mask_noise_std < 0:
+            raise ValueError(f"mask_noise_std must not be negative, got {self.mask_noise_std}.")
         if self.enhanced_loss_weight < 0 or self.anchor_loss_weight < 0:
             raise ValueError(
                 f"Loss weights must not be negative, got enhanced_loss_weight = {self.enhanced_loss_weight} and "

@@ -1,9 +1,11 @@
-"""ConformerConfig: the sizes of the encoder that all families share."""
+"""SpeechSSLConfig: what every configuration has; ConformerConfig: the sizes of the encoder that all families share."""
 
 import difflib
+from typing import TypeVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
 
 SAMPLING_RATE = 16_000  # Hz
 HOP_LENGTH = 160  # samples between two feature frames: 10 ms
@@ -16,6 +18,7 @@ _LIBRARY_KEYS = frozenset(
     use_cache
     """.split()
 )
+_Config = TypeVar("_Config", bound="SpeechSSLConfig")
 _SIZES = """
     num_mel_bins frame_stacking hidden_size num_hidden_layers num_attention_heads intermediate_size conv_kernel_size
     vocab_size mask_time_length mask_feature_length
@@ -23,17 +26,69 @@ _SIZES = """
 
 
 @strict
-class ConformerConfig(PreTrainedConfig):
+class SpeechSSLConfig(PreTrainedConfig):
     r"""
-    Sizes of the Conformer encoder (Gulati et al., arXiv 2005.08100; rotary positions instead of relative ones) and of
-    its CTC head. The families add what only they need; all configs are flat.
+    What every configuration of the package has: the frames that go in, presets, and the class table for remote code.
 
-    Fields that are neither declared here, nor in the family, nor by transformers are refused by name: a misspelt field
+    Fields that are neither declared here, nor in a subclass, nor by transformers are refused by name: a misspelt field
     would otherwise build a model of the default size without a word.
 
     Args:
         num_mel_bins (`int`, defaults to 80): Features per 10 ms frame.
-        frame_stacking (`int`, defaults to 2): Consecutive 10 ms frames joined into one encoder frame.
+        frame_stacking (`int`, defaults to 2): Consecutive 10 ms frames joined into one frame of the model.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of the initial weights.
+    """
+
+    num_mel_bins: int = 80
+    frame_stacking: int = 2
+    initializer_range: float = 0.02
+
+    # Every checkpoint names the classes of the whole family, so that a pretraining checkpoint also answers to
+    # AutoModel and AutoModelForCTC where this package is not installed.
+    _remote_classes = {}
+    _presets = {}
+
+    def __post_init__(self, **kwargs):
+        refuse_unknown_fields(self, kwargs)
+        kwargs.pop("auto_map", None)
+        super().__post_init__(**kwargs)
+        if self._remote_classes:
+            self.auto_map = dict(self._remote_classes)
+
+    @classmethod
+    def from_preset(cls: type[_Config], name: str, **overrides) -> _Config:
+        """The published configuration `name`, with `overrides` applied.
+
+        Raises:
+            ValueError: no such preset, or an override that is no field.
+        """
+        if name not in cls._presets:
+            raise ValueError(f"There is no preset '{name}'; the presets are {', '.join(cls._presets)}.")
+        return cls(**{**cls._presets[name], **overrides})
+
+    @property
+    def stacked_size(self) -> int:
+        """Features per frame of the model before the first projection: mel bins times stacked frames."""
+        return self.num_mel_bins * self.frame_stacking
+
+    @property
+    def inputs_to_logits_ratio(self) -> int:
+        """Audio samples per output frame, which the ASR pipeline needs for chunks and time stamps."""
+        return HOP_LENGTH * self.frame_stacking
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames of the model per second of audio."""
+        return SAMPLING_RATE / self.inputs_to_logits_ratio
+
+
+@strict
+class ConformerConfig(SpeechSSLConfig):
+    r"""
+    Sizes of the Conformer encoder (Gulati et al., arXiv 2005.08100; rotary positions instead of relative ones) and of
+    its CTC head. The families add what only they need; all configs are flat.
+
+    Args:
         hidden_size (`int`, defaults to 512): Width of the blocks.
         num_hidden_layers (`int`, defaults to 12): Number of Conformer blocks.
         num_attention_heads (`int`, defaults to 8): Heads per block; `hidden_size / num_attention_heads` must be even.
@@ -48,7 +103,6 @@ class ConformerConfig(PreTrainedConfig):
         activation_dropout (`float`, defaults to 0.0): Dropout inside the feed-forward modules.
         layerdrop (`float`, defaults to 0.0): Probability that a training step skips a block.
         layer_norm_eps (`float`, defaults to 1e-5): Epsilon of the layer norms.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of the initial weights.
         rope_theta (`float`, defaults to 10000.0): Base of the rotary wavelengths.
         vocab_size (`int`, defaults to 32): Outputs of the CTC head.
         pad_token_id (`int`, defaults to 0): Padding token of the tokenizer and blank of CTC.
@@ -66,8 +120,6 @@ class ConformerConfig(PreTrainedConfig):
         final_dropout (`float`, defaults to 0.0): Dropout of the encoder output before the CTC head.
     """
 
-    num_mel_bins: int = 80
-    frame_stacking: int = 2
     hidden_size: int = 512
     num_hidden_layers: int = 12
     num_attention_heads: int = 8
@@ -80,7 +132,6 @@ class ConformerConfig(PreTrainedConfig):
     activation_dropout: float | int = 0.0
     layerdrop: float | int = 0.0
     layer_norm_eps: float = 1e-5
-    initializer_range: float = 0.02
     rope_theta: float | int = 10000.0
     vocab_size: int = 32
     pad_token_id: int = 0
@@ -94,36 +145,10 @@ class ConformerConfig(PreTrainedConfig):
     mask_feature_min_masks: int = 0
     final_dropout: float | int = 0.0
 
-    # Every checkpoint names the classes of the whole family, so that a pretraining checkpoint also answers to
-    # AutoModel and AutoModelForCTC where this package is not installed.
-    _remote_classes = {}
-
-    def __post_init__(self, **kwargs):
-        refuse_unknown_fields(self, kwargs)
-        kwargs.pop("auto_map", None)
-        super().__post_init__(**kwargs)
-        if self._remote_classes:
-            self.auto_map = dict(self._remote_classes)
-
     @property
     def head_dim(self) -> int:
         """Features per attention head."""
         return self.hidden_size // self.num_attention_heads
-
-    @property
-    def stacked_size(self) -> int:
-        """Features per encoder frame before the first projection: mel bins times stacked frames."""
-        return self.num_mel_bins * self.frame_stacking
-
-    @property
-    def inputs_to_logits_ratio(self) -> int:
-        """Audio samples per output frame, which the ASR pipeline needs for chunks and time stamps."""
-        return HOP_LENGTH * self.frame_stacking
-
-    @property
-    def frame_rate(self) -> float:
-        """Encoder frames per second of audio."""
-        return SAMPLING_RATE / self.inputs_to_logits_ratio
 
     def validate_sizes(self):
         """Refuse sizes that no encoder can be built from."""
@@ -137,6 +162,8 @@ class ConformerConfig(PreTrainedConfig):
             )
         if self.conv_kernel_size % 2 == 0:
             raise ValueError(f"conv_kernel_size must be odd so that it has a centre, got {self.conv_kernel_size}.")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f'hidden_act must be one of {", ".join(sorted(ACT2FN))}, got "{self.hidden_act}".')
         if self.attention_window is not None and self.attention_window < 1:
             raise ValueError(f"attention_window must be at least 1 frame or None, got {self.attention_window}.")
 

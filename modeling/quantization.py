@@ -1,7 +1,9 @@
-"""Vectors -> labels: the random-projection quantizer of BEST-RQ and BiRQ, and statistics of label use.
+"""Vectors -> labels: random projections (BEST-RQ, BiRQ), finite scalars (Chunk SSL), and statistics of label use.
 
-Shape letters: n vectors, I input features, D codebook dimension, C codebooks, N entries.
+Shape letters: n vectors, I input features, D codebook dimension, C codebooks, N entries, R channels, K levels.
 """
+
+import math
 
 import torch
 from torch import nn
@@ -11,7 +13,44 @@ from transformers import initialization as init
 _ROWS_PER_BLOCK = 512  # distances are compared in blocks of rows that stay in the cache
 
 
-class RandomProjectionQuantizer(nn.Module):
+class KeepsPrecision(nn.Module):
+    """A module whose buffers, and those of its parts, follow moves between devices but no casts between types."""
+
+    def _apply(self, fn, recurse: bool = True):
+        before = [(part, name, buffer) for part in self.modules() for name, buffer in part._buffers.items()]
+        super()._apply(fn, recurse)
+        for part, name, buffer in before:
+            moved = part._buffers[name]
+            if moved is not None and moved.dtype != buffer.dtype:
+                part._buffers[name] = buffer.to(moved.device)
+        return self
+
+
+class FrozenModule(KeepsPrecision):
+    """A trained module that only labels: its parameters become buffers, which no optimizer, no gradient, no cast and
+    no loading switch can set in motion again (a frozen parameter comes back from a checkpoint trainable).
+
+    Args:
+        module: the trained module, kept as `module`.
+    """
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+        for part in module.modules():
+            for name, parameter in list(part._parameters.items()):
+                del part._parameters[name]
+                part.register_buffer(name, None if parameter is None else parameter.detach())
+
+    @torch.no_grad()
+    def forward(self, *args, **kwargs):
+        """The module's answer, in full precision and without gradients."""
+        device_type = next(self.buffers()).device.type
+        with torch.autocast(device_type, enabled=False):
+            return self.module(*args, **kwargs)
+
+
+class RandomProjectionQuantizer(KeepsPrecision):
     """Fixed random projections and codebooks (Chiu et al., arXiv 2202.01855, section 3.1), never trained.
 
     Projections are Xavier-uniform, entries standard normal, both drawn from `seed` by a private generator. They are
@@ -63,15 +102,6 @@ class RandomProjectionQuantizer(nn.Module):
         for name, values in self.draw().items():
             init.copy_(getattr(self, name), values)
 
-    def _apply(self, fn, recurse: bool = True):
-        """Follow moves between devices, not casts between types."""
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            if self._buffers[name].dtype != buffer.dtype:
-                self._buffers[name] = buffer.to(self._buffers[name].device)
-        return self
-
     @torch.no_grad()
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Hard labels: the entry nearest (L2) to the projected vector, both L2-normalised: (n, I) -> (n, C) int64."""
@@ -91,6 +121,122 @@ class RandomProjectionQuantizer(nn.Module):
             projected = torch.einsum("ni,cid->cnd", vectors.float(), self.soft_projection)
             norms = self.codebook.square().sum(-1)[:, None]  # (C, 1, N)
             return torch.baddbmm(norms, projected, self.codebook.mT, beta=-1, alpha=2).transpose(0, 1)
+
+
+class FiniteScalarQuantizer(nn.Module):
+    """Finite scalar quantization (Mentzer et al., arXiv 2309.15505): every channel is bounded and rounded on its own.
+
+    A value z of a channel of K levels becomes round(b(z)), a whole number from -floor(K / 2) on, with
+
+        b(z) = floor(K / 2) tanh(z)                                              for odd K (arXiv 2509.15579),
+        b(z) = (K - 1) / 2 tanh(z + shift) - 1/2, shift = artanh(1 / (K - 1))    for even K (the half-step offset).
+
+    The shift puts z = 0 on the level 0; K = 2 has no such shift and takes the sign of z. Three views of the result:
+
+    - codes: round(b(z)) / floor(K / 2), float in [-1, 1], what a decoder sees; gradients pass the rounding unchanged;
+    - digits: round(b(z)) + floor(K / 2), int64 in [0, K), one per channel, what the group loss predicts;
+    - indices: the digits as one int64, the first channel the fastest: sum over r of digit_r * K_1 ... K_(r-1).
+
+    Nothing is learned or stored; bounds and rounding are computed in float32 (or float64) whatever autocast says.
+
+    Args:
+        levels: K of each channel, at least 2. Their product, the codebook size, must stay below 2^63.
+
+    Raises:
+        ValueError: no channel, a channel with fewer than 2 levels, or too many entries for int64.
+    """
+
+    def __init__(self, levels: list[int]):
+        super().__init__()
+        check_levels(levels)
+        # Plain numbers, not buffers: nothing for a checkpoint to contradict, nothing for meta loading to leave unset.
+        self.levels = list(levels)
+        self.basis = [math.prod(levels[:channel]) for channel in range(len(levels))]
+        # artanh(1 / (K - 1)) for even K; infinite for K = 2.
+        self.shifts = [math.atanh(1 / (size - 1)) if size % 2 == 0 and size > 2 else 0.0 for size in levels]
+
+    @property
+    def num_channels(self) -> int:
+        """R."""
+        return len(self.levels)
+
+    @property
+    def codebook_size(self) -> int:
+        """Entries of the product codebook."""
+        return math.prod(self.levels)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Codes, differentiable by the straight-through estimator: (..., R) -> (..., R) float32."""
+        with torch.autocast(values.device.type, enabled=False):
+            bounded = self.bound(values)
+            rounded = bounded.detach().round() + (bounded - bounded.detach())  # the bracket is 0, with a gradient
+            return rounded / self._per_channel(self.levels, values).div(2, rounding_mode="floor")
+
+    @torch.no_grad()
+    def digits(self, values: torch.Tensor) -> torch.Tensor:
+        """Level of each channel: (..., R) -> (..., R) int64 in [0, K)."""
+        with torch.autocast(values.device.type, enabled=False):
+            return self.bound(values).round().long() + self._per_channel(self.levels, values) // 2
+
+    def bound(self, values: torch.Tensor) -> torch.Tensor:
+        """b(z) above, before rounding: (..., R) -> (..., R)."""
+        self._check_channels(values)
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        levels = self._per_channel(self.levels, values)
+        offset = (1 - levels % 2) / 2  # half a step where K is even
+        shift = self._per_channel(self.shifts, values).to(values.dtype)
+        return torch.tanh(values + shift) * ((levels - 1) / 2) - offset
+
+    def codes_from_digits(self, digits: torch.Tensor) -> torch.Tensor:
+        """(..., R) int64 -> (..., R) float32 in [-1, 1]."""
+        half = self._per_channel(self.levels, digits) // 2
+        return (digits - half) / half
+
+    def digits_from_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        """(..., R) in [-1, 1] -> (..., R) int64."""
+        self._check_channels(codes)
+        half = self._per_channel(self.levels, codes) // 2
+        return (codes.detach().float() * half).round().long() + half
+
+    def indices_from_digits(self, digits: torch.Tensor) -> torch.Tensor:
+        """(..., R) int64 -> (...) int64 in [0, codebook_size)."""
+        self._check_channels(digits)
+        return (digits.long() * self._per_channel(self.basis, digits)).sum(-1)
+
+    def digits_from_indices(self, indices: torch.Tensor) -> torch.Tensor:
+        """(...) int64 -> (..., R) int64."""
+        quotients = indices[..., None].long() // self._per_channel(self.basis, indices)
+        return quotients % self._per_channel(self.levels, indices)
+
+    def indices_from_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        """(..., R) in [-1, 1] -> (...) int64 in [0, codebook_size)."""
+        return self.indices_from_digits(self.digits_from_codes(codes))
+
+    def codes_from_indices(self, indices: torch.Tensor) -> torch.Tensor:
+        """(...) int64 -> (..., R) float32 in [-1, 1]."""
+        return self.codes_from_digits(self.digits_from_indices(indices))
+
+    @staticmethod
+    def _per_channel(numbers: list[int] | list[float], like: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(numbers, device=like.device)
+
+    def _check_channels(self, values: torch.Tensor) -> None:
+        if values.shape[-1] != self.num_channels:
+            raise ValueError(
+                f"The last dimension must hold one value for each of the {self.num_channels} channels, got shape "
+                f"{tuple(values.shape)}."
+            )
+
+    def extra_repr(self) -> str:
+        return f"levels={self.levels}"
+
+
+def check_levels(levels: list[int]) -> None:
+    """Refuse levels that no finite scalar quantizer can have, with an error that says why."""
+    if not levels or min(levels) < 2:
+        raise ValueError(f"Each channel needs at least 2 levels, and there must be a channel; got {levels}.")
+    if math.prod(levels) >= 2**63:
+        raise ValueError(f"A codebook of {math.prod(levels):,} entries is too large for int64 indices: {levels}.")
 
 
 def nearest_entry(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
@@ -114,6 +260,31 @@ def label_statistics(labels: torch.Tensor, codebook_size: int) -> dict[str, torc
     counts = torch.zeros(num_codebooks * codebook_size, device=labels.device)
     counts = counts.index_add(0, (labels + offsets).flatten(), counts.new_ones(labels.numel()))
     counts = counts.view(num_codebooks, codebook_size)
+    return {"codebook_usage": (counts > 0).float().mean(), "codebook_perplexity": perplexity(counts).mean()}
+
+
+def perplexity(counts: torch.Tensor) -> torch.Tensor:
+    """Exponential of the entropy of frequencies: counts (..., N) -> (...); 1 where nothing was counted."""
     shares = counts / counts.sum(-1, keepdim=True).clamp_min(1)
-    entropy = -torch.xlogy(shares, shares).sum(-1)
-    return {"codebook_usage": (counts > 0).float().mean(), "codebook_perplexity": entropy.exp().mean()}
+    return torch.xlogy(shares, shares).sum(-1).neg().exp()
+
+
+def level_statistics(digits: torch.Tensor, quantizer: FiniteScalarQuantizer) -> dict[str, torch.Tensor]:
+    """How much of a finite scalar codebook a set of digits (n, R) uses.
+
+    `codebook_usage` is the number of different codes over the most that n frames and the codebook allow;
+    `channel_perplexities` (R,) are the exponentials of the entropies of the levels' frequencies; `level_usage` and
+    `level_perplexity` are means over the channels.
+    """
+    levels = torch.tensor(quantizer.levels, device=digits.device)
+    counts = F.one_hot(digits, max(quantizer.levels)).sum(0)  # (R, largest K)
+    different = quantizer.indices_from_digits(digits).unique().numel()
+    perplexities = perplexity(counts)
+    return {
+        "codebook_usage": torch.tensor(
+            different / max(1, min(len(digits), quantizer.codebook_size)), device=digits.device
+        ),
+        "level_usage": ((counts > 0).sum(-1) / levels).mean(),
+        "level_perplexity": perplexities.mean(),
+        "channel_perplexities": perplexities,
+    }

@@ -1,0 +1,187 @@
+"""FSQModel: the tokenizer that Chunk SSL's labels come from, with the decoder that it is trained with.
+
+Tang and Tseng (arXiv 2509.15579) give a ResNet encoder and decoder of 12 layers and width 512, finite scalar
+quantization between them (Mentzer et al., arXiv 2309.15505) and the mean squared error of the stacked features. They
+do not say what a layer is; ours is the residual unit of neural codecs (SoundStream, arXiv 2107.03312): a convolution
+over 3 frames, then one over 1. Norms are over features and stand before the convolutions, so that a token depends
+neither on the batch nor on padding. With 12 layers a token sees 12 frames (0.48 s) to either side.
+
+Shape letters: B batch, F feature frames (10 ms), T stacked frames, I stacked features, W width, R channels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_conformer import SpeechSSLConfig
+from .configuration_fsq import FSQConfig
+from .modeling_conformer import ConformerPreTrainedModel
+from .quantization import FiniteScalarQuantizer, level_statistics
+
+_VARIANCE_FLOOR = 1e-5  # keeps a feature that does not vary over the utterance at 0
+
+
+@dataclass
+class FSQModelOutput(ModelOutput):
+    """Loss, diagnostics and what the model made of the batch.
+
+    Args:
+        loss: mean squared error over real frames and features; the features have variance 1.
+        num_frames: real stacked frames in the batch: the weight of this batch in a mean over batches.
+        explained_variance: share of the features' variance that the reconstruction explains, at most 1.
+        codebook_usage: different codes in the batch, as a share of what its frames and the codebook allow.
+        level_usage: share of the levels in use, mean over channels.
+        level_perplexity: exponential of the entropy of the levels' frequencies, mean over channels.
+        channel_perplexities: (R,), the same of each channel; near 1 a channel says nothing.
+        digits: (B, T, R) int64, the level of each channel; of no meaning at padded frames.
+        reconstruction: (B, T, I), the stacked features, each normalised over its utterance.
+        attention_mask: (B, T) bool, true where a stacked frame is real; `None` if none was given.
+    """
+
+    loss: torch.Tensor | None = None
+    num_frames: torch.Tensor | None = None
+    explained_variance: torch.Tensor | None = None
+    codebook_usage: torch.Tensor | None = None
+    level_usage: torch.Tensor | None = None
+    level_perplexity: torch.Tensor | None = None
+    channel_perplexities: torch.Tensor | None = None
+    digits: torch.Tensor | None = None
+    reconstruction: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
+
+
+class FSQLayer(GradientCheckpointingLayer):
+    """One residual unit: (B, T, W) -> (B, T, W)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv_norm = nn.LayerNorm(width)
+        # Dense, unlike the Conformer's: as Conv1d it runs faster here than as a channels-last Conv2d or one product.
+        self.conv = nn.Conv1d(width, width, kernel_size=3, padding=1)
+        self.out_norm = nn.LayerNorm(width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+        update = F.silu(self.conv_norm(hidden_states))
+        if frame_mask is not None:
+            update = update.masked_fill(~frame_mask[..., None], 0.0)
+        update = self.conv(update.transpose(1, 2)).transpose(1, 2)
+        return hidden_states + self.out_proj(F.silu(self.out_norm(update)))
+
+
+class FSQResNet(nn.Module):
+    """Projection, residual layers, norm, projection: (B, T, input_size) -> (B, T, output_size)."""
+
+    def __init__(self, input_size: int, width: int, num_layers: int, output_size: int):
+        super().__init__()
+        self.in_proj = nn.Linear(input_size, width)
+        self.layers = nn.ModuleList([FSQLayer(width) for _ in range(num_layers)])
+        self.norm = nn.LayerNorm(width)
+        self.out_proj = nn.Linear(width, output_size)
+
+    def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+        hidden_states = self.in_proj(hidden_states.to(self.in_proj.weight.dtype))
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, frame_mask)
+        return self.out_proj(self.norm(hidden_states))
+
+
+class FSQTokenizer(nn.Module):
+    """Stacked frames -> digits: what Chunk SSL keeps of the model, frozen.
+
+    Args:
+        config: any config with `num_mel_bins`, `frame_stacking`, `fsq_levels`, `fsq_hidden_size` and
+            `fsq_num_hidden_layers`.
+    """
+
+    def __init__(self, config: SpeechSSLConfig):
+        super().__init__()
+        self.encoder = FSQResNet(
+            config.stacked_size, config.fsq_hidden_size, config.fsq_num_hidden_layers, len(config.fsq_levels)
+        )
+        self.quantizer = FiniteScalarQuantizer(config.fsq_levels)
+
+    @torch.no_grad()
+    def forward(self, stacked: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+        """Digits of whole utterances: (B, T, I), (B, T) bool -> (B, T, R) int64; of no meaning at padded frames."""
+        return self.quantizer.digits(self.encoder(self.normalise(stacked, frame_mask), frame_mask))
+
+    def normalise(self, stacked: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+        """Each feature to mean 0 and variance 1 over the real frames of its utterance: (B, T, I) -> (B, T, I) float32.
+
+        This undoes any earlier scale and shift per feature: the global normalisation of the feature extractor changes
+        no token. Padded frames become 0.
+        """
+        stacked = stacked.float()
+        real = torch.ones_like(stacked[..., :1], dtype=torch.bool) if frame_mask is None else frame_mask[..., None]
+        count = real.sum(1, keepdim=True).clamp_min(1)
+        mean = stacked.masked_fill(~real, 0.0).sum(1, keepdim=True) / count
+        centred = (stacked - mean).masked_fill(~real, 0.0)
+        variance = centred.square().sum(1, keepdim=True) / count
+        return centred * torch.rsqrt(variance + _VARIANCE_FLOOR)
+
+
+class FSQModel(ConformerPreTrainedModel):
+    """The tokenizer and its decoder, trained to restore the stacked features (Tang and Tseng, arXiv 2509.15579)."""
+
+    config_class = FSQConfig
+    _no_split_modules = ["FSQLayer"]
+    _supports_sdpa = False
+    _supports_flex_attn = False
+    _supports_attention_backend = False
+    _can_record_outputs = {}
+
+    def __init__(self, config: FSQConfig):
+        super().__init__(config)
+        self.tokenizer = FSQTokenizer(config)
+        self.decoder = FSQResNet(
+            len(config.fsq_levels), config.fsq_hidden_size, config.fsq_num_hidden_layers, config.stacked_size
+        )
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> FSQModelOutput:
+        """Tokens, reconstruction and loss of a batch of utterances.
+
+        Args:
+            input_features: (B, F, num_mel_bins), log-mel frames of 10 ms, normalised in whatever way.
+            attention_mask: (B, F), non-zero where a frame is real; real frames come first. All are, if absent.
+
+        Raises:
+            ValueError: a tensor has another shape than these.
+        """
+        stacked, frame_mask = self.stack_frames(input_features, attention_mask)
+        target = self.tokenizer.normalise(stacked, frame_mask)
+        codes = self.tokenizer.quantizer(self.tokenizer.encoder(target, frame_mask))
+        digits = self.tokenizer.quantizer.digits_from_codes(codes)
+        reconstruction = self.decoder(codes, frame_mask)
+
+        real = torch.ones_like(digits[..., 0], dtype=torch.bool) if frame_mask is None else frame_mask
+        count = real.sum()
+        error = (reconstruction.float() - target).masked_fill(~real[..., None], 0.0).square().sum()
+        return FSQModelOutput(
+            loss=error / (count * self.config.stacked_size).clamp_min(1),
+            num_frames=count,
+            explained_variance=1 - error.detach() / target.square().sum().clamp_min(1),
+            digits=digits,
+            reconstruction=reconstruction,
+            attention_mask=frame_mask,
+            **level_statistics(digits[real], self.tokenizer.quantizer),
+        )
+
+    @torch.no_grad()
+    def tokenize(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Digits of a batch of utterances: (B, F, num_mel_bins), (B, F) -> (B, T, R) int64.
+
+        Those of padded frames have no meaning. `tokenizer.quantizer.indices_from_digits` makes one number of each row.
+        """
+        return self.tokenizer(*self.stack_frames(input_features, attention_mask))
+
+
+FSQModel.register_for_auto_class("AutoModel")
