@@ -1,0 +1,211 @@
+"""Checkpoints: a model folder that `from_pretrained` loads, beside everything that going on needs.
+
+    checkpoint-1000/
+        config.json, model.safetensors, ...   the model, its feature extractor or processor, its code
+        optimizer.pt                          moments of AdamW, and the loss scaler's state with fp16
+        training_state.json                   `TrainingState`
+        process-00000.pt                      one per process: random states, position in the data
+
+A checkpoint is written under another name and renamed when complete, so whatever is called checkpoint-N is whole.
+"""
+
+import json
+import random
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.logging import get_logger
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from hf_speech_ssl.data.batch import Position
+
+STATE_FILE = "training_state.json"
+OPTIMIZER_FILE = "optimizer.pt"
+logger = get_logger(__name__)
+
+
+class Saveable(Protocol):
+    """A feature extractor or processor: whatever belongs into the folder of a model."""
+
+    def save_pretrained(self, save_directory: str | Path) -> Any: ...
+
+
+@dataclass
+class TrainingState:
+    """What a run knows about itself between two updates."""
+
+    step: int = 0  # updates made
+    audio_seconds: float = 0.0  # consumed by all processes
+    skipped_updates: int = 0  # of `step`, those whose gradients were not finite
+    evaluated_step: int = 0
+    best_metric: float | None = None
+    best_step: int = 0
+    num_processes: int = 1
+
+
+def save_model(folder: Path, model: PreTrainedModel, companions: Sequence[Saveable]) -> None:
+    """Model, configuration, code and companions, as `from_pretrained` expects them. Only for the main process."""
+    model.save_pretrained(folder)
+    for companion in companions:
+        companion.save_pretrained(folder)
+
+
+def save_checkpoint(
+    output_dir: Path,
+    accelerator: Accelerator,
+    state: TrainingState,
+    model: PreTrainedModel,
+    companions: Sequence[Saveable],
+    optimizer: torch.optim.Optimizer,
+    position: Position | None,
+) -> Path:
+    """Write checkpoint-N, N being `state.step`; every process calls this and writes its own share."""
+    folder = output_dir / f"checkpoint-{state.step}"
+    partial = folder.with_name(folder.name + ".partial")
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    partial.mkdir(exist_ok=True)
+    place = asdict(position) if position else None
+    torch.save({"position": place, **random_states()}, partial / f"process-{accelerator.process_index:05d}.pt")
+    if accelerator.is_main_process:
+        save_model(partial, model, companions)
+        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+        torch.save({"optimizer": optimizer.state_dict(), "scaler": scaler}, partial / OPTIMIZER_FILE)
+        (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2) + "\n")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def load_checkpoint(
+    folder: Path, accelerator: Accelerator, model: PreTrainedModel, optimizer: torch.optim.Optimizer
+) -> tuple[TrainingState, Position | None]:
+    """Put weights, optimizer and random states back; returns the state and this process's position in the data.
+
+    With another number of processes than the checkpoint's, the run begins the epoch anew and with fresh random states:
+    correct, but not what the uninterrupted run would have computed.
+    """
+    state = TrainingState(**json.loads((folder / STATE_FILE).read_text()))
+    load_weights(folder, model)
+    tensors = torch.load(folder / OPTIMIZER_FILE, map_location=accelerator.device, weights_only=True)
+    optimizer.load_state_dict(tensors["optimizer"])
+    if accelerator.scaler is not None and tensors["scaler"]:
+        accelerator.scaler.load_state_dict(tensors["scaler"])
+    place = restore_process(folder, accelerator, state)
+    state.num_processes = accelerator.num_processes
+    return state, place
+
+
+def restore_process(folder: Path, accelerator: Accelerator, state: TrainingState) -> Position | None:
+    """This process's random states, put back, and its position in the data."""
+    same = state.num_processes == accelerator.num_processes
+    index = accelerator.process_index if same else 0
+    process = torch.load(folder / f"process-{index:05d}.pt", map_location="cpu", weights_only=True)
+    place = Position(**process["position"]) if process["position"] else None
+    if same:
+        set_random_states(process)
+        return place
+    logger.warning(
+        f"{folder.name} was written by {state.num_processes} processes and goes on with {accelerator.num_processes}: "
+        f"the epoch begins anew, and random numbers differ from an uninterrupted run."
+    )
+    return Position(place.epoch) if place else None
+
+
+def load_weights(folder: Path, model: PreTrainedModel) -> None:
+    """The weights of a checkpoint, into a model of exactly the same shape.
+
+    Raises:
+        ValueError: the checkpoint holds another model.
+    """
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except RuntimeError as error:
+        raise ValueError(
+            f"The weights in {folder} are not those of this {type(model).__name__}: {error}. Resume with the "
+            f"configuration that the run was started with."
+        ) from error
+
+
+def random_states() -> dict[str, Any]:
+    """States of Python's, numpy's and torch's generators, as types that `torch.load(weights_only=True)` accepts."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - the global generator that libraries draw from
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Put back what `random_states` gave."""
+    random.setstate(states["python"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """Complete checkpoints in `output_dir`, oldest first."""
+    found = {
+        int(match[1]): folder
+        for folder in output_dir.glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name)) and (folder / STATE_FILE).is_file()
+    }
+    return [found[step] for step in sorted(found)]
+
+
+def checkpoint_to_resume(output_dir: str | Path, resume_from_checkpoint: str | None) -> Path | None:
+    """The checkpoint folder that `--resume_from_checkpoint` means; `None` starts afresh.
+
+    `last` without a checkpoint starts afresh, so that a job that is queued again after an interruption can always be
+    given the same command.
+
+    Raises:
+        ValueError: no checkpoint there, or one would be overwritten by a run that does not resume.
+    """
+    checkpoints = list_checkpoints(Path(output_dir))
+    if resume_from_checkpoint is None:
+        if checkpoints:
+            raise ValueError(
+                f"{output_dir} already holds {checkpoints[-1].name}. Go on from it with --resume_from_checkpoint "
+                f"last, or choose another --output_dir."
+            )
+        return None
+    if resume_from_checkpoint == "last":
+        return checkpoints[-1] if checkpoints else None
+    folder = Path(resume_from_checkpoint)
+    if not (folder / STATE_FILE).is_file():
+        known = ", ".join(checkpoint.name for checkpoint in checkpoints) or "none"
+        raise ValueError(
+            f"{folder} is no checkpoint to resume from: it has no {STATE_FILE}. Checkpoints in {output_dir}: {known}."
+        )
+    return folder
+
+
+def delete_old_checkpoints(output_dir: Path, keep: int | None, best_step: int) -> None:
+    """Leave the newest `keep` checkpoints and the best one; also remove what an interrupted save left behind."""
+    for partial in output_dir.glob("checkpoint-*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
+    old = list_checkpoints(output_dir)[:-keep] if keep else []
+    for folder in old:
+        if folder.name != f"checkpoint-{best_step}":
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,238 @@
+"""The training loop of every family and head, on Accelerate.
+
+It knows batches of audio, a learner that turns some into an update, and when to report, evaluate and save.
+"""
+
+import math
+from collections.abc import Iterable, Sequence, Sized
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from hf_speech_ssl.data.batch import Batch, Position
+
+from .checkpoints import (
+    Saveable,
+    TrainingState,
+    checkpoint_to_resume,
+    delete_old_checkpoints,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_model,
+)
+from .diagnostics import LateRead, Window, constants
+from .interruption import Interrupted, Interruption
+from .objectives import Objective
+from .reporting import RunLog
+from .schedules import make_schedule
+from .settings import TrainingSettings
+from .updates import Learner
+
+MAX_SKIPPED_IN_A_ROW = 25  # updates; the fp16 loss scaler needs up to 16 at the start
+
+
+class Batches(Protocol):
+    """An endless stream of this process's batches, restartable after any of them; see `hf_speech_ssl.data`."""
+
+    skipped: Sized
+
+    def forever(self, start: Position | None = None) -> Iterable[Batch]: ...
+
+
+class Evaluator(Protocol):
+    """Metrics of a model by name; `metric` names the one whose lowest value marks the best checkpoint."""
+
+    metric: str
+
+    def __call__(self, model: torch.nn.Module, interruption: Interruption) -> dict[str, float]: ...
+
+
+class TrainingLoop:
+    """One training run.
+
+    Args:
+        model: the bare model, in float32; it is moved to the accelerator's device.
+        companions: feature extractor or processor, saved beside every model.
+        max_steps: updates of the whole run.
+        evaluator: called every `eval_steps` and at the end, if given.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: PreTrainedModel,
+        companions: Sequence[Saveable],
+        objective: Objective,
+        batches: Batches,
+        settings: TrainingSettings,
+        max_steps: int,
+        evaluator: Evaluator | None = None,
+    ):
+        self.accelerator, self.settings, self.max_steps = accelerator, settings, max_steps
+        self.companions, self.batches, self.evaluator = companions, batches, evaluator
+        self.output_dir = Path(settings.output_dir)
+        schedule = make_schedule(
+            settings.lr_scheduler_type,
+            max_steps,
+            settings.warmup_steps,
+            settings.hold_steps,
+            settings.num_anneals,
+            settings.final_lr_factor,
+        )
+        self.learner = Learner(accelerator, model, objective, settings, schedule)
+        self.interruption = Interruption()
+        self.metrics: dict[str, float] = {}  # of the last evaluation
+
+    def run(self) -> dict[str, float]:
+        """Start or resume, train to the end and leave the final model in `output_dir`; returns its metrics.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM; a checkpoint has been saved.
+            FloatingPointError: no finite gradients for many updates.
+        """
+        self.restore()
+        with (
+            self.interruption,
+            RunLog(self.accelerator, self.output_dir, self.state.step, self.max_steps) as self.log,
+        ):
+            try:
+                self.train()
+            except Interrupted as stop:
+                self.save()
+                self.log.say(
+                    f"{stop.signal_name}: stopped after update {self.state.step} and saved checkpoint-"
+                    f"{self.state.step}. Go on with the same command and --resume_from_checkpoint last."
+                )
+                raise
+            return self.finish()
+
+    def restore(self) -> None:
+        """Go on from the checkpoint that the settings name, if any."""
+        self.state = TrainingState(num_processes=self.accelerator.num_processes)
+        self.position: Position | None = None  # of the last consumed batch
+        folder = checkpoint_to_resume(self.output_dir, self.settings.resume_from_checkpoint)
+        if folder:
+            self.state, self.position = load_checkpoint(
+                folder, self.accelerator, self.learner.bare_model, self.learner.adamw
+            )
+        self.saved_step = self.state.step
+        device = self.accelerator.device
+        self.totals = constants(device, audio_seconds=self.state.audio_seconds, skipped=self.state.skipped_updates)
+
+    def train(self) -> None:
+        """Updates, and between them whatever is due."""
+        stream = iter(self.batches.forever(start=self.position))
+        window, pending = Window(), None
+        skipped_in_a_row = torch.zeros((), device=self.accelerator.device)
+        self.learner.model.train()
+        while True:
+            self.evaluate_if_due()
+            self.save_if_due()
+            if self.state.step >= self.max_steps:
+                return
+            with window.waiting_for_data():
+                batches = [next(stream) for _ in range(self.settings.gradient_accumulation_steps)]
+            sums = self.learner.update(self.state.step + 1, batches, signals=self.interruption.signal_number)
+            self.state.step += 1
+            self.position = batches[-1].position
+            self.totals = {name: total + sums[name] for name, total in self.totals.items()}
+            skipped_in_a_row = (skipped_in_a_row + 1) * sums["skipped"]
+            window.add(sums)
+            self.log.bar.update()
+            if self.is_due(self.settings.logging_steps):
+                self.report(window)
+            previous, pending = pending, LateRead(sums["signals"], skipped_in_a_row)
+            self.check(previous)
+
+    def is_due(self, every: int) -> bool:
+        """Whether something that happens every so many updates, and after the last, happens now."""
+        return self.state.step == self.max_steps or (
+            every > 0 and self.state.step > 0 and self.state.step % every == 0
+        )
+
+    def check(self, previous: LateRead | None) -> None:
+        """Leave the run if the update before this one says so: it is known without waiting for the device."""
+        signals, skipped_in_a_row = previous.read() if previous else (0.0, 0.0)
+        if signals or self.accelerator.num_processes == 1:
+            self.interruption.raise_if_agreed(self.accelerator)
+        if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise FloatingPointError(
+                f"{MAX_SKIPPED_IN_A_ROW} updates in a row up to update {self.state.step} had gradients that are not "
+                f"finite, or no masked frame or utterance to learn from; weights are as before them. Lower "
+                f"--learning_rate or lengthen --warmup_steps, prefer bf16 to fp16, and check the audio. The last "
+                f"checkpoint is that of update {self.saved_step}."
+            )
+
+    def report(self, window: Window) -> None:
+        """One log line about the updates since the last one."""
+        values = window.report(self.learner.objective.unit, self.log.seconds_since_last_report())
+        values["learning_rate"] = self.learner.learning_rate(self.state.step)
+        values["audio_hours"] = float(self.totals["audio_seconds"]) / 3600
+        values["skipped_updates"] = float(self.totals["skipped"])
+        values["skipped_files"] = float(len(self.batches.skipped))
+        if self.accelerator.device.type == "cuda":
+            values["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        self.log.write(values, self.state.step)
+        window.clear()
+
+    def evaluate_if_due(self) -> None:
+        """Evaluate unless that has been done at this step; save at once if the model is the best so far."""
+        if self.evaluator is None or not self.is_due(self.settings.eval_steps):
+            return
+        if self.state.evaluated_step != self.state.step:
+            self.evaluate()
+            value = self.metrics[self.evaluator.metric]
+            best = self.state.best_metric
+            if math.isfinite(value) and (best is None or value < best):
+                self.state.best_metric, self.state.best_step = value, self.state.step
+                self.save()
+
+    def evaluate(self) -> None:
+        """Metrics of the model as it is now."""
+        assert self.evaluator is not None
+        with self.log.paused():
+            self.metrics = self.evaluator(self.learner.model, self.interruption)
+        self.learner.model.train()
+        self.state.evaluated_step = self.state.step
+        self.log.write(self.metrics, self.state.step)
+
+    def save_if_due(self) -> None:
+        """A checkpoint every `save_steps` updates, unless there is one of this step."""
+        if self.is_due(self.settings.save_steps) and self.saved_step != self.state.step:
+            self.save()
+
+    def save(self) -> None:
+        """A checkpoint of this moment."""
+        with self.log.paused():
+            self.state.audio_seconds = float(self.totals["audio_seconds"])
+            self.state.skipped_updates = int(self.totals["skipped"])
+            save_checkpoint(
+                self.output_dir,
+                self.accelerator,
+                self.state,
+                self.learner.bare_model,
+                self.companions,
+                self.learner.adamw,
+                self.position,
+            )
+            self.saved_step = self.state.step
+            if self.accelerator.is_main_process:
+                delete_old_checkpoints(self.output_dir, self.settings.save_total_limit, self.state.best_step)
+
+    def finish(self) -> dict[str, float]:
+        """The final model and its metrics: the last one's, or the best one's if the settings ask for it."""
+        best = self.state.best_step
+        use_best = self.settings.load_best_model_at_end and best not in (0, self.state.step)
+        if use_best:
+            load_weights(self.output_dir / f"checkpoint-{best}", self.learner.bare_model)
+            self.log.say(f"The final model is the best one, that of update {best}.")
+        if self.evaluator is not None and (use_best or not self.metrics):
+            self.evaluate()
+        if self.accelerator.is_main_process:
+            save_model(self.output_dir, self.learner.bare_model, self.companions)
+        self.accelerator.wait_for_everyone()
+        return self.metrics

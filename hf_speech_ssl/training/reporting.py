@@ -1,0 +1,107 @@
+"""What a run tells: a progress bar, log lines, Accelerate's trackers and train_log.jsonl."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+LOG_FILE = "train_log.jsonl"
+SHOWN = ("loss", "wer", "cer", "accuracy", "learning_rate", "audio_seconds_per_second")  # in log lines, if present
+
+
+class RunLog:
+    """The log of one run. Only the main process writes; every process may call.
+
+    Args:
+        output_dir: where `train_log.jsonl` grows, one JSON object per report. Lines of updates that a resumed run
+            makes again are dropped first.
+        step, max_steps: updates made so far, and in all.
+    """
+
+    def __init__(self, accelerator: Accelerator, output_dir: Path, step: int, max_steps: int):
+        self.accelerator = accelerator
+        self.max_steps = max_steps
+        self.file = output_dir / LOG_FILE
+        self.bar = tqdm(
+            total=max_steps,
+            initial=step,
+            unit="update",
+            dynamic_ncols=True,
+            disable=None if accelerator.is_main_process else True,  # None: only where there is a terminal
+        )
+        self._first_step = step
+        self._busy = 0.0  # seconds spent on updates, without pauses
+        self._reported_at = 0.0
+        self._resumed_at = time.perf_counter()
+        if accelerator.is_main_process:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            self._drop_lines_after(step)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
+
+    def _drop_lines_after(self, step: int) -> None:
+        lines = self.file.read_text().splitlines(keepends=True) if self.file.exists() else []
+        self.file.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+
+    @property
+    def busy_seconds(self) -> float:
+        """Wall-clock seconds since the run began or was resumed, evaluations and checkpoints left out."""
+        return self._busy + time.perf_counter() - self._resumed_at
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent in here is no training time."""
+        self._busy = self.busy_seconds
+        try:
+            yield
+        finally:
+            self._resumed_at = time.perf_counter()
+
+    def seconds_since_last_report(self) -> float:
+        """Training seconds since this was last asked."""
+        seconds, self._reported_at = self.busy_seconds - self._reported_at, self.busy_seconds
+        return seconds
+
+    def time_left(self, step: int) -> timedelta:
+        """Training time to the last update, at the rate of this run so far."""
+        made = max(1, step - self._first_step)
+        return timedelta(seconds=round(self.busy_seconds / made * (self.max_steps - step)))
+
+    def write(self, values: dict[str, float], step: int) -> None:
+        """One report: a line on the terminal, one in the file, and every value to the trackers."""
+        self.accelerator.log({_tracker_name(name): value for name, value in values.items()}, step=step)
+        if not self.accelerator.is_main_process:
+            return
+        with self.file.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        shown = {name: value for name, value in values.items() if name.rpartition("eval_")[2] in SHOWN}
+        words = " | ".join(f"{name} {_short(value)}" for name, value in shown.items())
+        self.say(f"step {step}/{self.max_steps} | {words} | {self.time_left(step)} left")
+        if "loss" in values:
+            self.bar.set_postfix({name: _short(value) for name, value in shown.items()}, refresh=False)
+
+    def say(self, text: str) -> None:
+        """A line on the main process's terminal that leaves the progress bar whole."""
+        if self.accelerator.is_main_process:
+            tqdm.write(text)
+
+
+def _tracker_name(name: str) -> str:
+    """`eval_loss` -> `eval/loss`, `loss` -> `train/loss`: the groups that TensorBoard shows."""
+    return f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"

@@ -1,0 +1,120 @@
+"""Before the loop: the accelerator, the number of updates, the features' normalisation, a record of the arguments."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    TorchDynamoPlugin,
+    broadcast_object_list,
+    set_seed,
+)
+
+from hf_speech_ssl.data.batch import Batch
+from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
+
+from .settings import TrainingSettings
+
+ARGUMENTS_FILE = "run_arguments.json"
+SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
+
+def make_accelerator(settings: TrainingSettings) -> Accelerator:
+    """An Accelerator for the loop, its trackers started, and every random generator seeded per process.
+
+    Raises:
+        ValueError: a way of distributing that the loop does not know: it needs whole gradients on every process.
+    """
+    trackers = [name.strip() for name in settings.report_to.split(",") if name.strip() not in ("", "none")]
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision,
+        log_with=trackers or None,
+        project_dir=settings.output_dir,
+        # Our buffers never change, and every parameter gets a gradient in every backward pass.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        dynamo_plugin=TorchDynamoPlugin(backend="inductor") if settings.torch_compile else None,
+    )
+    if accelerator.distributed_type not in SUPPORTED:
+        raise ValueError(
+            f"The training loop runs on one process or with DistributedDataParallel, not with "
+            f"{accelerator.distributed_type.value}. Choose multi-GPU or multi-CPU in `accelerate config`."
+        )
+    accelerator.init_trackers("runs")
+    set_seed(settings.seed, device_specific=True)
+    return accelerator
+
+
+def steps_of_run(settings: TrainingSettings, batches_per_epoch: int | None) -> int:
+    """Updates in all: `max_steps`, or as many as `num_train_epochs` give.
+
+    Args:
+        batches_per_epoch: of one process; `None` where nobody knows, as in streaming.
+    """
+    if settings.max_steps is not None:
+        return settings.max_steps
+    if batches_per_epoch is None:
+        raise ValueError("--max_steps is needed: how long an epoch of a streamed data set is cannot be known.")
+    return max(1, math.ceil(settings.num_train_epochs * batches_per_epoch / settings.gradient_accumulation_steps))
+
+
+def estimate_normalization(
+    feature_extractor: SpeechSSLFeatureExtractor,
+    batches: Iterable[Batch],
+    seconds: float,
+    accelerator: Accelerator,
+) -> None:
+    """Mean and variance of the features over the first `seconds` of `batches`, the same on all processes.
+
+    Raises:
+        ValueError: no usable audio.
+    """
+    failure = None
+    if accelerator.is_main_process:
+        try:
+            feature_extractor.fit_normalization(_first(batches, seconds, accelerator.device))
+        except ValueError as error:  # raised below, on all processes: none may wait for the others for ever
+            failure = str(error)
+    estimate: list[Any] = [feature_extractor.mean, feature_extractor.variance, failure]
+    broadcast_object_list(estimate)
+    if estimate[2] is not None:
+        raise ValueError(f"The features' mean and variance could not be estimated: {estimate[2]}")
+    feature_extractor.mean, feature_extractor.variance = estimate[:2]
+
+
+def _first(
+    batches: Iterable[Batch], seconds: float, device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    seen = 0.0
+    for batch in batches:
+        if batch.num_examples:
+            yield batch.waveforms.to(device), batch.lengths.to(device)
+        seen += batch.seconds
+        if seen >= seconds:
+            return
+
+
+def write_arguments(output_dir: Path, accelerator: Accelerator, *settings: Any) -> None:
+    """Record the run's settings in `run_arguments.json`, of local paths only the last part, fit to be shared."""
+    if not accelerator.is_main_process:
+        return
+    values = {name: value for part in settings for name, value in asdict(part).items()}
+    output_dir.mkdir(parents=True, exist_ok=True)
+    values = {name: _without_folders(value) for name, value in values.items()}
+    values["num_processes"] = accelerator.num_processes
+    values["mixed_precision"] = accelerator.mixed_precision
+    (output_dir / ARGUMENTS_FILE).write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _without_folders(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    path = Path(value)
+    is_local = path.is_absolute() or value.startswith((".", "~")) or path.exists()
+    return path.name if is_local else value

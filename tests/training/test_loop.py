@@ -1,0 +1,176 @@
+"""A run as a whole: resume, best checkpoint, logs, interruption."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toys import ToyBatches, noise, tiny_birq
+
+from hf_speech_ssl import BiRQForPreTraining, SpeechSSLFeatureExtractor
+from hf_speech_ssl.training.evaluators import LossEvaluator
+from hf_speech_ssl.training.loop import TrainingLoop
+from hf_speech_ssl.training.objectives import SelfSupervised
+from hf_speech_ssl.training.settings import TrainingSettings
+from hf_speech_ssl.training.setup import make_accelerator
+
+HERE = Path(__file__).parent
+
+
+def make_loop(folder, batches=None, evaluator=LossEvaluator, max_steps=6, **settings):
+    """A run of a tiny BiRQ on noise."""
+    settings = {"logging_steps": 2, "save_steps": 3, "eval_steps": 0, "report_to": "none", **settings}
+    settings = TrainingSettings(output_dir=str(folder), warmup_steps=2, learning_rate=1e-3, **settings)
+    model, accelerator = tiny_birq(), make_accelerator(settings)
+    features = SpeechSSLFeatureExtractor()
+    objective, batches = SelfSupervised(features), batches or ToyBatches()
+    if evaluator is LossEvaluator:
+        evaluator = LossEvaluator(accelerator, objective, batches)
+    return TrainingLoop(accelerator, model, [features], objective, batches, settings, max_steps, evaluator)
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    make_loop(folder, eval_steps=2, report_to="tensorboard").run()
+    return folder
+
+
+def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(whole_run, tmp_path):
+    class Stops(ToyBatches):
+        def forever(self, start=None):
+            yield from (batch for batch, _ in zip(super().forever(start), range(4), strict=False))
+
+    with pytest.raises(StopIteration):  # dies in update 5, after checkpoint-3
+        make_loop(tmp_path, Stops(), eval_steps=2).run()
+    assert not (tmp_path / "model.safetensors").exists()
+    torch.manual_seed(123)  # a new process has other random numbers
+    make_loop(tmp_path, eval_steps=2, resume_from_checkpoint="last").run()
+
+    expected, actual = load_file(whole_run / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert expected.keys() == actual.keys() and all(torch.equal(expected[name], actual[name]) for name in expected)
+    moments = [torch.load(f / "checkpoint-6" / "optimizer.pt")["optimizer"]["state"] for f in (whole_run, tmp_path)]
+    torch.testing.assert_close(*moments, rtol=0, atol=0)
+    states = [json.loads((f / "checkpoint-6" / "training_state.json").read_text()) for f in (whole_run, tmp_path)]
+    assert states[0] == states[1]
+    assert [(line["step"], line.get("eval_loss")) for line in log_of(tmp_path)] == [
+        (line["step"], line.get("eval_loss")) for line in log_of(whole_run)
+    ]
+
+
+def test_the_seed_matters_to_that(whole_run, tmp_path):
+    make_loop(tmp_path, eval_steps=2, seed=1).run()
+    expected, actual = load_file(whole_run / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert not all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_the_final_folder_loads(whole_run):
+    model = BiRQForPreTraining.from_pretrained(whole_run)
+    features, mask = SpeechSSLFeatureExtractor.from_pretrained(whole_run).extract(
+        torch.randn(1, 8000), torch.tensor([8000])
+    )
+    assert torch.isfinite(model(features, mask).loss)
+    assert BiRQForPreTraining.from_pretrained(whole_run / "checkpoint-3").config == model.config
+
+
+def test_the_log_names_every_scalar_and_the_rates(whole_run):
+    lines = [line for line in log_of(whole_run) if "loss" in line]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    names = "loss anchor_loss enhanced_loss accuracy codebook_perplexity num_masked_frames learning_rate grad_norm "
+    names += "audio_seconds_per_second padding_share audio_hours skipped_updates data_wait_share"
+    assert set(names.split()) <= set(lines[-1])
+    batches = [noise(4000, 3000 + 160 * (index % 7)) for index in range(6)]
+    assert lines[-1]["audio_hours"] * 3600 == pytest.approx(sum(batch.seconds for batch in batches))
+    shares = [1 - batch.seconds * 16_000 / batch.waveforms.numel() for batch in batches[4:]]
+    assert lines[-1]["padding_share"] == pytest.approx(sum(shares) / 2)
+    assert lines[0]["learning_rate"] == pytest.approx(1e-3)
+    assert lines[-1]["loss"] == pytest.approx(2.4 * lines[-1]["anchor_loss"] + 0.1 * lines[-1]["enhanced_loss"])
+    assert list(whole_run.glob("runs/**/events*")), "no TensorBoard events"
+
+
+def test_evaluations_are_comparable_and_leave_the_training_alone(whole_run, tmp_path):
+    make_loop(tmp_path, evaluator=None).run()
+    expected, actual = load_file(whole_run / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    loop = make_loop(tmp_path / "other")
+    first, second = (loop.evaluator(loop.learner.model, loop.interruption) for _ in range(2))
+    assert first == second and first["eval_loss"] > 0
+
+
+class ScriptedEvaluator:
+    metric = "eval_loss"
+
+    def __init__(self, *values):
+        self.values = list(values)
+        self.weights = []
+
+    def __call__(self, model, interruption):
+        self.weights.append(model.prediction_head.weight.detach().clone())
+        return {"eval_loss": self.values.pop(0)}
+
+
+def test_the_best_checkpoint_survives_and_becomes_the_final_model(tmp_path):
+    evaluator = ScriptedEvaluator(3.0, 1.0, 2.0, float("nan"), 2.0, 2.0, 1.5)
+    loop = make_loop(
+        tmp_path, evaluator=evaluator, eval_steps=1, save_steps=1, save_total_limit=2, load_best_model_at_end=True
+    )
+    metrics = loop.run()
+    assert sorted(folder.name for folder in tmp_path.glob("checkpoint-*")) == [f"checkpoint-{n}" for n in (2, 5, 6)]
+    assert metrics == {"eval_loss": 1.5}, "the final metrics are those of the final model"
+    assert torch.equal(load_file(tmp_path / "model.safetensors")["prediction_head.weight"], evaluator.weights[1])
+
+
+def test_a_folder_with_checkpoints_is_not_overwritten(whole_run, tmp_path):
+    with pytest.raises(ValueError, match="already holds checkpoint-6.*--resume_from_checkpoint last"):
+        make_loop(whole_run).run()
+    with pytest.raises(ValueError, match="no checkpoint to resume from"):
+        make_loop(tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoint-9")).run()
+    with pytest.raises(ValueError, match="not those of this BiRQForPreTraining"):
+        loop = make_loop(tmp_path, resume_from_checkpoint=str(whole_run / "checkpoint-6"))
+        loop.learner.bare_model.load_state_dict({}, strict=False)
+        del loop.learner.bare_model.prediction_head
+        loop.run()
+
+
+def test_half_written_checkpoints_are_not_resumed_from(tmp_path):
+    (tmp_path / "checkpoint-50.partial").mkdir()
+    (tmp_path / "checkpoint-40").mkdir()
+    make_loop(tmp_path, resume_from_checkpoint="last", evaluator=None).run()
+    assert log_of(tmp_path)[0]["step"] == 2
+    assert not (tmp_path / "checkpoint-50.partial").exists()
+
+
+def test_a_run_without_finite_gradients_ends_with_a_reason(tmp_path):
+    loop = make_loop(tmp_path, max_steps=100, evaluator=None)
+    spoil = lambda module, inputs, output: type(output)({**output, "loss": output["loss"] * float("nan")})  # noqa: E731
+    loop.learner.bare_model.register_forward_hook(spoil)
+    with pytest.raises(FloatingPointError, match="25 updates in a row.*learning_rate"):
+        loop.run()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number, code):
+    worker = subprocess.Popen(
+        [sys.executable, str(HERE / "endless_run.py"), str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "train_log.jsonl").exists() or not log_of(tmp_path):
+        assert time.monotonic() < deadline and worker.poll() is None, "the run never came to its first report"
+        time.sleep(0.05)
+    worker.send_signal(number)
+    output, _ = worker.communicate(timeout=60)
+    assert worker.returncode == code, output
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    step = json.loads((checkpoint / "training_state.json").read_text())["step"]
+    assert f"{number.name}: stopped after update {step}" in output and "--resume_from_checkpoint last" in output
+    assert torch.load(checkpoint / "process-00000.pt")["position"]["epoch"] == step
+    make_loop(tmp_path, resume_from_checkpoint="last", max_steps=step + 1, evaluator=None).run()
