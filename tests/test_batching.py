@@ -38,7 +38,7 @@ def make_dataset(count: int = NUM_UTTERANCES, **columns: list) -> Dataset:
 
 def make_batches(dataset: Dataset, streaming: bool = False, **options: object) -> SpeechBatches:
     """Small windows, so that an epoch has several."""
-    source = dataset.to_iterable_dataset(num_shards=6) if streaming else dataset
+    source = dataset.to_iterable_dataset(num_shards=min(6, len(dataset))) if streaming else dataset
     return SpeechBatches(
         source, **{"batch_seconds": 2.0, "window_batches": 4, "text_column": "text", "max_seconds": 5.0, **options}
     )
