@@ -13,6 +13,7 @@ Shape letters: C encoder frames per chunk, F feature frames, T encoder frames.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ class StreamingBatch:
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, chunk_duration_ms: int = 320):
         if not hasattr(model.config, "chunk_frames"):
             raise ValueError(
-                f"{type(model).__name__} cannot stream: its frames see the whole utterance. Use a ChunkSSLForCTC model."
+                f"{type(model).__name__} cannot stream: its frames see the whole utterance. A ChunkSSLForCTC can."
             )
         self.model = model.eval()
         self.extractor = processor.feature_extractor
@@ -112,7 +113,7 @@ class StreamingBatch:
         blocks = {stream: self._checked(stream, block, sampling_rate) for stream, block in samples.items()}
         for stream, block in blocks.items():
             self._hear(stream, block, sampling_rate)
-        self._run([stream for stream in blocks])
+        self._run(list(blocks))
         return {stream: stream.text() for stream in blocks}
 
     def finish(self, *streams: Stream) -> list[str]:
@@ -215,7 +216,7 @@ class StreamingBatch:
 
     def _write(self, stream: Stream, ids: list[int]) -> None:
         """Append a chunk's best tokens: repeats and blanks go, a word delimiter makes the word before it final."""
-        new = [now for before, now in zip([stream.last_id, *ids], ids) if now != before]
+        new = [now for before, now in pairwise([stream.last_id, *ids]) if now != before]
         stream.last_id = ids[-1] if ids else stream.last_id
         blank, delimiter = self.model.config.pad_token_id, self.tokenizer.word_delimiter_token
         for token in self.tokenizer.convert_ids_to_tokens([one for one in new if one != blank]):

@@ -78,6 +78,10 @@ def attend(attention, queries, keys, query_places, key_places):
     return attention.out_proj(torch.einsum("hqk,khd->qhd", weights, v).reshape(-1, 16))
 
 
+def half(feed_forward, norm, states):
+    return states + 0.5 * feed_forward(norm(states))
+
+
 def naive(model: ChunkSSLModel, features: torch.Tensor, size: int) -> torch.Tensor:
     """One utterance without padding, chunk by chunk, from the definition: (1, F, M) -> (T, D)."""
     x, config = model.project(model.stack_frames(features, None)[0])[0], model.config
@@ -86,8 +90,6 @@ def naive(model: ChunkSSLModel, features: torch.Tensor, size: int) -> torch.Tens
     places = torch.arange(len(x)).split(size)
     for layer in model.layers:
         old = base, ahead
-        normed = lambda c, l=layer: l.attention_norm(half(l.feed_forward1, l.feed_forward_norm1, c))  # noqa: E731
-        half = lambda f, n, c: c + 0.5 * f(n(c))  # noqa: E731
         base, ahead = [], []
         convolved_inputs = torch.zeros(layer.convolution.context, 16)  # what the convolution saw of the base so far
         for i, chunk in enumerate(old[0]):
@@ -96,7 +98,8 @@ def naive(model: ChunkSSLModel, features: torch.Tensor, size: int) -> torch.Tens
             keys = torch.cat([*old[0][first : i + 1], *old[1][i]])
             key_places = torch.cat([*places[first : i + 1], *([places[i + 1]] if old[1][i] else [])])
             y = half(layer.feed_forward1, layer.feed_forward_norm1, now)
-            y = y + attend(layer.attention, normed(now), normed(keys), key_places[-len(now) :], key_places)
+            keys = layer.attention_norm(half(layer.feed_forward1, layer.feed_forward_norm1, keys))
+            y = y + attend(layer.attention, layer.attention_norm(y), keys, key_places[-len(now) :], key_places)
             gated = torch.nn.functional.glu(layer.convolution.gate_proj(layer.convolution_norm(y)), dim=-1)
             row = torch.cat([convolved_inputs, gated, torch.zeros(layer.convolution.context, 16)])
             c = torch.nn.functional.conv1d(row.T, layer.convolution.depthwise.weight[..., 0], groups=16).T
