@@ -1,0 +1,61 @@
+"""The families that the batteries run over, each as a tiny model. A new family is one more line of FAMILIES."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from helpers import padded_features, tiny_birq
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_speech_ssl import BiRQForCTC, BiRQForPreTraining, BiRQModel
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family's classes, and a config under which a pretraining step draws nothing but its mask.
+
+    Args:
+        config: of a tiny model, without dropout.
+        base, pretraining, ctc: its model classes.
+        own: names of the weights that only the pretraining model has, by their first part.
+    """
+
+    config: PreTrainedConfig
+    base: type[PreTrainedModel]
+    pretraining: type[PreTrainedModel]
+    ctc: type[PreTrainedModel]
+    own: frozenset[str]
+
+    def build(self, head: str, **overrides) -> PreTrainedModel:
+        """A fresh model, the same weights at every call; `head` is "base", "pretraining" or "ctc"."""
+        torch.manual_seed(7)
+        return getattr(self, head)(type(self.config)(**{**self.config.to_diff_dict(), **overrides})).eval()
+
+
+FAMILIES = {
+    "birq": Family(
+        # BEST-RQ, since Gumbel noise is drawn otherwise; hidden frames become zeros.
+        tiny_birq(enhanced_loss_weight=0.0, mask_noise_std=0.0, mask_time_prob=0.0, mask_feature_prob=0.0),
+        BiRQModel,
+        BiRQForPreTraining,
+        BiRQForCTC,
+        frozenset({"quantizer", "prediction_head"}),
+    ),
+}
+HEADS = ("base", "pretraining", "ctc")
+every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
+
+
+def example_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """The same padded features at every call, and their mask."""
+    torch.manual_seed(11)
+    return padded_features(400, 260)
+
+
+def run(model: PreTrainedModel) -> torch.Tensor:
+    """What a model says about the example batch: its last hidden states or logits."""
+    features, mask = example_batch()
+    torch.manual_seed(12)  # the mask of a pretraining step
+    with torch.no_grad():
+        output = model(features, attention_mask=mask)
+    return output.last_hidden_state if "last_hidden_state" in output else output.logits

@@ -1,0 +1,112 @@
+"""A saved folder loads where the package is not installed, gives the same outputs there, and saves itself again."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from families import HEADS, Family, every_family, example_batch, run
+from helpers import speech_like
+from test_pipeline import save_recognizer
+from transformers import AutoModelForCTC, AutoProcessor, pipeline
+
+from hf_speech_ssl import SpeechSSLFeatureExtractor
+
+# Loads every head from one pretraining checkpoint in the folder argv[1], and saves what it loaded to argv[2]. An
+# editable install has a finder of its own, so the package is hidden from all finders.
+PROGRAM = """
+import sys
+
+class Hidden:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in ("hf_speech_ssl", "modeling"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hidden)
+try:
+    import hf_speech_ssl
+except ModuleNotFoundError:
+    pass
+else:
+    raise AssertionError("the package can be imported")
+
+from pathlib import Path
+import torch
+from transformers import (
+    AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCTC, AutoModelForPreTraining, AutoProcessor, pipeline
+)
+
+source, target = map(Path, sys.argv[1:])
+features, mask, wave = torch.load(source / "inputs.pt", weights_only=False)
+trust = {"trust_remote_code": True}
+outputs = {}
+for head, auto in {"base": AutoModel, "ctc": AutoModelForCTC, "pretraining": AutoModelForPreTraining}.items():
+    torch.manual_seed(3)  # for the weights of a new head
+    model = auto.from_pretrained(source / "pretrained", **trust)
+    assert type(model.config).__module__.startswith("transformers_modules."), type(model.config)
+    torch.manual_seed(12)  # for the mask of a pretraining step
+    with torch.no_grad():
+        output = model(features, attention_mask=mask)
+    outputs[head] = output.last_hidden_state if head == "base" else output.logits
+model.save_pretrained(target / "pretrained")
+
+extractor = AutoFeatureExtractor.from_pretrained(source / "pretrained", **trust)
+outputs["features"] = extractor(wave, sampling_rate=16_000, return_tensors="pt").input_features
+extractor.save_pretrained(target / "pretrained")
+
+processor = AutoProcessor.from_pretrained(source / "ctc", **trust)
+outputs["processor"] = processor(wave, sampling_rate=16_000, return_tensors="pt").input_features
+processor.save_pretrained(target / "ctc")
+transcribe = pipeline("automatic-speech-recognition", str(source / "ctc"), **trust)
+outputs["text"] = transcribe(wave, return_timestamps="word")
+transcribe.model.save_pretrained(target / "ctc")
+torch.save((features, mask, wave), target / "inputs.pt")
+torch.save(outputs, target / "outputs.pt")
+"""
+
+
+def run_without_the_package(source: Path, target: Path) -> dict:
+    """What PROGRAM found, in a process with an empty cache of remote code."""
+    target.mkdir()
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", PROGRAM, str(source), str(target)],
+        cwd=target,
+        env={"HF_HOME": str(target / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return torch.load(target / "outputs.pt", weights_only=False)
+
+
+@every_family
+def test_remote_code(family: Family, tmp_path):
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    family.build("pretraining").save_pretrained(first / "pretrained")
+    extractor = SpeechSSLFeatureExtractor(mean=[6.0] * 80, variance=[2.0] * 80)
+    extractor.save_pretrained(first / "pretrained")
+    _, processor = save_recognizer(family, first / "ctc")
+    wave = speech_like(1.0)
+    torch.save((*example_batch(), wave), first / "inputs.pt")
+
+    wanted = {
+        "features": extractor(wave, sampling_rate=16_000, return_tensors="pt").input_features,
+        "processor": processor(wave, sampling_rate=16_000, return_tensors="pt").input_features,
+    }
+    for head in HEADS:
+        torch.manual_seed(3)
+        wanted[head] = run(getattr(family, head).from_pretrained(first / "pretrained"))
+    text = pipeline("automatic-speech-recognition", str(first / "ctc"))(wave.copy(), return_timestamps="word")
+
+    for source, target in ((first, second), (second, third)):
+        got = run_without_the_package(source, target)
+        assert got.pop("text") == text
+        assert got.keys() == wanted.keys()
+        for name, values in wanted.items():
+            assert torch.equal(got[name], values), name
+
+    # Back where the package is installed, its own classes win.
+    assert type(AutoModelForCTC.from_pretrained(third / "pretrained")) is family.ctc
+    assert type(AutoProcessor.from_pretrained(third / "ctc").feature_extractor) is SpeechSSLFeatureExtractor
