@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -65,10 +67,11 @@ def speak(text: str, voice: str, *, words_per_minute: int = 175, pitch: int = 50
             no time of its own.
         RuntimeError: the library cannot be loaded afresh.
     """
+    _check_variant(voice)
     recorder = _Recorder()
     with _lock, _fresh_library(recorder) as library:
         if library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise ValueError(f"espeak-ng has no voice {voice!r}; needed: language+variant, such as 'en-us+Annie'.")
+            raise ValueError(f"espeak-ng has no voice {voice!r}; needed: a language such as 'en-us' and its variant.")
         library.espeak_SetParameter(_RATE, words_per_minute, 0)
         library.espeak_SetParameter(_PITCH, pitch, 0)
         encoded = text.encode()
@@ -129,6 +132,23 @@ class _Recorder:
         return 0
 
 
+def _loader() -> ModuleType:
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise ImportError(
+            "The synthetic corpus needs espeak-ng, which is not installed: pip install espeakng-loader"
+        ) from error
+    return espeakng_loader
+
+
+def _check_variant(voice: str) -> None:
+    """espeak-ng itself takes the default voice for a variant that does not exist, and says nothing."""
+    variant = voice.partition("+")[2]
+    if variant and not Path(_loader().get_data_path(), "voices", "!v", variant).is_file():
+        raise ValueError(f"espeak-ng has no voice variant {variant!r} ({voice!r}); needed: one such as 'en-us+Annie'.")
+
+
 @contextmanager
 def _fresh_library(recorder: _Recorder) -> Iterator[ctypes.CDLL]:
     """espeak-ng as on its very first call, unloaded afterwards.
@@ -140,12 +160,7 @@ def _fresh_library(recorder: _Recorder) -> Iterator[ctypes.CDLL]:
         raise RuntimeError("The synthetic corpus needs Linux or macOS: it unloads espeak-ng between sentences.")
     import _ctypes  # holds dlclose, which ctypes uses and does not show
 
-    try:
-        import espeakng_loader
-    except ImportError as error:
-        raise ImportError(
-            "The synthetic corpus needs espeak-ng, which is not installed: pip install espeakng-loader"
-        ) from error
+    espeakng_loader = _loader()
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     callback = _SynthCallback(recorder)
     try:
@@ -172,26 +187,31 @@ def _fresh_library(recorder: _Recorder) -> Iterator[ctypes.CDLL]:
 
 def _phones(marks: list[_Mark], samples: np.ndarray) -> list[tuple[int, Segment]]:
     """Phones with the text position of their word; pauses ("_:") end the phone before them and are left out."""
-    starts: list[tuple[int, _Mark]] = []
+    starts: list[tuple[int, str, int]] = []  # sample, phone, text position
     word_start = 0
     for mark in marks:
         if mark.phone is None:
             word_start = mark.sample
             continue
-        start, previous = mark.sample, starts[-1][1].sample if starts else None
-        if previous is not None:
+        start = mark.sample
+        if starts and not _is_pause(starts[-1][1]):
+            previous = starts[-1][0]
             if previous < word_start < start:
                 start = word_start  # the closure of a stop, or the glide into a vowel, belongs to the new word
-            elif not mark.phone.startswith("_"):
+            elif not _is_pause(mark.phone):
                 # A stop is marked at its release. Its closure is digital silence, except in voices with an echo.
                 start = max(_silence_start(samples, start), previous + 1)
-        starts.append((start, mark))
-    ends = [start for start, _ in starts[1:]] + [len(samples)]
+        starts.append((start, mark.phone, mark.text_position))
+    ends = [start for start, _, _ in starts[1:]] + [len(samples)]
     return [
-        (mark.text_position, Segment(mark.phone.lstrip("',%="), start, end))  # without marks of stress
-        for (start, mark), end in zip(starts, ends, strict=True)
-        if mark.phone is not None and not mark.phone.startswith("_") and end > start
+        (position, Segment(phone.lstrip("',%="), start, end))  # without marks of stress
+        for (start, phone, position), end in zip(starts, ends, strict=True)
+        if not _is_pause(phone) and end > start
     ]
+
+
+def _is_pause(phone: str) -> bool:
+    return phone.startswith("_")
 
 
 def _silence_start(samples: np.ndarray, end: int) -> int:

@@ -65,7 +65,7 @@ def build_synthetic(
         num_sentences: length of the corpus; 1000 where neither it nor `hours` is given.
         hours: length of the corpus in hours of audio, rounded up to a whole sentence; instead of `num_sentences`.
         seed: draws sentences, speakers, rates, levels, rooms and noise.
-        grammar: "small" (30 words, 3 to 5 a sentence) or "full" (some 280 words, 3 to 11 a sentence).
+        grammar: "small" (30 words, 3 to 6 a sentence) or "full" (277 words, 4 to 12 a sentence).
         noise_snr_db: speech over noise in dB; no noise by default.
         reverberation: put each utterance in a room of its own.
         cache_dir: where corpora are kept; by default $HF_SPEECH_SSL_CACHE, else ~/.cache/hf_speech_ssl.
@@ -101,27 +101,28 @@ def build_synthetic(
 def parse_synthetic_options(text: str | None, split: str = "train") -> dict[str, Any]:
     """Keyword arguments of `build_synthetic` from one string, such as "sentences=500,grammar=small,seed=1".
 
-    Options: `sentences` or `hours`, and `eval_sentences` or `eval_hours` which take their place for the splits
-    validation and test; `grammar`, `seed`, `noise` (dB) and `reverb` (true or false).
+    Options: `sentences` or `hours`, and `eval_sentences` or `eval_hours`, which take their place for the splits
+    validation and test; `grammar`, whose name may also stand alone ("full"); `seed`; `noise` (dB); `reverb` (true or
+    false).
 
     Raises:
         ValueError: an option that does not exist, comes twice or has a value that cannot be read.
     """
     options: dict[str, Any] = {}
     for item in filter(None, (part.strip() for part in (text or "").split(","))):
-        name, separator, value = (part.strip() for part in item.partition("="))
-        if name not in _OPTIONS or not separator:
+        name, _, value = (part.strip() for part in (f"grammar={item}" if item in GRAMMARS else item).partition("="))
+        if name not in _OPTIONS:
             raise ValueError(
                 f"Cannot read {item!r} in the options {text!r} of the synthetic corpus; needed: name=value, "
                 f"separated by commas, with the names {', '.join(_OPTIONS)}."
             )
         if name in options:
             raise ValueError(f"The option {name!r} comes twice in {text!r}; give it once.")
-        read, meaning = _OPTIONS[name][1:]
+        _, read, needed = _OPTIONS[name]
         try:
             options[name] = read(value)
         except (ValueError, KeyError):
-            raise ValueError(f"Option {name!r} of the synthetic corpus is {value!r}; needed: {meaning}.") from None
+            raise ValueError(f"Option {name!r} of the synthetic corpus is {value!r}; needed: {needed}.") from None
     of_eval = {name: options.pop(name) for name in ("eval_sentences", "eval_hours") if name in options}
     if of_eval and split != "train":
         options = {name: value for name, value in options.items() if name not in ("sentences", "hours")} | of_eval

@@ -1,0 +1,228 @@
+"""The synthetic corpus: the same whenever it is made, splits that share nothing, times that fit the sound."""
+
+import io
+import itertools
+import random
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+from datasets import Audio
+
+pytest.importorskip("espeakng_loader", reason="needs the extra `synthetic`")
+
+from hf_speech_ssl.data import synthetic  # noqa: E402
+from hf_speech_ssl.data.espeak import speak  # noqa: E402
+from hf_speech_ssl.data.grammar import GRAMMARS, SPLITS, draw_sentence, split_of, vocabulary  # noqa: E402
+from hf_speech_ssl.data.synthetic import build_synthetic, parse_synthetic_options  # noqa: E402
+from hf_speech_ssl.data.utterances import ACCENTS, SAMPLING_RATE, VOICES, Recipe, utterance  # noqa: E402
+
+CLEAN = Recipe("train", "small", seed=0, noise_snr_db=None, reverberation=False)
+
+
+def recipe(**changes) -> Recipe:
+    return Recipe(**{**CLEAN.__dict__, **changes})
+
+
+def waveform(row: dict) -> np.ndarray:
+    samples, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]))
+    assert rate == SAMPLING_RATE
+    return samples
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict]:
+    return [utterance(recipe(split=split, grammar="full"), index) for split in SPLITS for index in range(25)]
+
+
+@pytest.fixture
+def said(monkeypatch) -> list[int]:
+    """The numbers of the utterances that were synthesised, as they come."""
+    indices = []
+
+    def counting(recipe: Recipe, index: int) -> dict:
+        indices.append(index)
+        return utterance(recipe, index)
+
+    monkeypatch.setattr(synthetic, "utterance", counting)
+    return indices
+
+
+def test_an_utterance_depends_on_its_recipe_and_number_alone():
+    forwards = [utterance(CLEAN, index) for index in range(5)]
+    backwards = [utterance(CLEAN, index) for index in reversed(range(5))]
+    assert forwards == backwards[::-1]
+    assert len({row["audio"]["bytes"] for row in forwards}) == 5
+    for other in (recipe(seed=1), recipe(split="test"), recipe(grammar="full")):
+        assert utterance(other, 0)["audio"]["bytes"] != forwards[0]["audio"]["bytes"]
+
+
+@pytest.mark.slow
+def test_the_number_of_processes_changes_nothing(tmp_path):
+    one, two = (
+        build_synthetic(num_sentences=20, noise_snr_db=10, cache_dir=tmp_path / str(n), num_proc=n) for n in (1, 2)
+    )
+    assert one.to_list() == two.to_list()
+
+
+@pytest.mark.parametrize("grammar", GRAMMARS)
+def test_every_split_says_every_word_in_sentences_of_its_own(grammar):
+    sentences = {
+        split: {draw_sentence(grammar, split, random.Random(seed)) for seed in range(6000)} for split in SPLITS
+    }
+    for split in SPLITS:
+        assert {word for sentence in sentences[split] for word in sentence.split()} == set(vocabulary(grammar))
+        assert all(split_of(sentence) == split for sentence in sentences[split])
+    assert set("".join(vocabulary(grammar))) <= set("abcdefghijklmnopqrstuvwxyz'")
+
+
+def test_no_voice_is_in_two_splits(rows):
+    assert len({voice for voices in VOICES.values() for voice in voices}) == sum(map(len, VOICES.values())) == 78
+    for number, split in enumerate(SPLITS):
+        spoken_by = {row["speaker_id"].split(".")[0].replace("_", " ") for row in rows[25 * number : 25 * number + 25]}
+        assert spoken_by <= set(VOICES[split])
+
+
+def test_every_voice_exists():
+    for voice in itertools.chain(*VOICES.values()):
+        assert speak("stop", f"en-us+{voice}").words
+    for accent in ACCENTS:
+        assert speak("stop", accent).words
+
+
+def test_times_are_ordered_inside_the_audio_and_consistent(rows):
+    for row in rows:
+        assert row["duration"] == len(waveform(row)) / SAMPLING_RATE
+        assert [word["word"] for word in row["words"]] == row["text"].split()
+        for segments in (row["phones"], row["words"]):
+            times = [time for segment in segments for time in (segment["start"], segment["end"])]
+            assert times == sorted(times)
+            assert times[0] > 0.09
+            assert times[-1] < row["duration"] - 0.09
+            assert all(segment["end"] > segment["start"] for segment in segments)
+        starts, ends = ({phone[key] for phone in row["phones"]} for key in ("start", "end"))
+        assert all(word["start"] in starts and word["end"] in ends for word in row["words"])
+
+
+def test_the_first_and_last_word_are_where_the_sound_is(rows):
+    with_echo = ("f2", "f3", "f4", "f5", "m2", "pablo")  # sounds on for up to 70 ms after the last phone
+    for row in rows:
+        samples = waveform(row)
+        power = np.convolve(samples**2, np.ones(80) / 80, mode="same")  # 5 ms
+        loud = np.flatnonzero(power > power.max() * 1e-4) / SAMPLING_RATE
+        late = 0.1 if row["speaker_id"].split(".")[0] in with_echo else 0.01
+        assert abs(loud[0] - row["words"][0]["start"]) < 0.04, row["text"]
+        assert -0.05 < loud[-1] - row["words"][-1]["end"] < late, row["text"]
+
+
+@pytest.mark.parametrize("snr_db", [20.0, 0.0])
+def test_noise_has_the_ratio_asked_for(snr_db):
+    for index in range(5):
+        clean, noisy = utterance(CLEAN, index), utterance(recipe(noise_snr_db=snr_db), index)
+        assert {k: v for k, v in clean.items() if k != "audio"} == {k: v for k, v in noisy.items() if k != "audio"}
+        speech = slice(*(round(clean["words"][i][key] * SAMPLING_RATE) for i, key in ((0, "start"), (-1, "end"))))
+        signal, mixture = waveform(clean), waveform(noisy)
+        scale = (signal @ mixture) / (signal @ signal)  # peaks above full scale turn the whole mixture down
+        noise = mixture - scale * signal
+        measured = 10 * np.log10(np.mean((scale * signal[speech]) ** 2) / np.mean(noise**2))
+        assert measured == pytest.approx(snr_db, abs=0.5)
+
+
+def test_reverberation_adds_a_tail_and_moves_nothing():
+    for index in range(5):
+        dry, wet = utterance(CLEAN, index), utterance(recipe(reverberation=True), index)
+        assert {k: v for k, v in dry.items() if k != "audio"} == {k: v for k, v in wet.items() if k != "audio"}
+        before, after = waveform(dry), waveform(wet)
+        size = 2 * len(before)
+        correlation = np.fft.irfft(np.fft.rfft(after, size) * np.conj(np.fft.rfft(before, size)))
+        assert correlation.argmax() == 0
+        end = round(dry["words"][-1]["end"] * SAMPLING_RATE) + 800
+        assert np.mean(after[end : end + 800] ** 2) > 10 * np.mean(before[end : end + 800] ** 2)
+
+
+def test_the_corpus_is_made_once_and_read_as_bytes(tmp_path, said):
+    first = build_synthetic("test", num_sentences=6, cache_dir=tmp_path)
+    again = build_synthetic("test", num_sentences=6, cache_dir=tmp_path)
+    assert said == list(range(6))
+    assert first.to_list() == again.to_list() == [utterance(recipe(split="test"), index) for index in range(6)]
+    assert first.features["audio"] == Audio(sampling_rate=SAMPLING_RATE, decode=False)
+    for changes in ({"num_sentences": 7}, {"seed": 1}, {"grammar": "full"}, {"reverberation": True}):
+        build_synthetic("test", **{"num_sentences": 6, "cache_dir": tmp_path, **changes})
+    assert len(said) == 6 + 7 + 6 + 6 + 6
+
+
+def test_hours_stop_after_the_sentence_that_fills_them(tmp_path):
+    durations = build_synthetic(hours=20 / 3600, cache_dir=tmp_path)["duration"]
+    assert sum(durations[:-1]) < 20 <= sum(durations)
+
+
+def test_a_broken_run_leaves_nothing_that_is_taken_for_a_corpus(tmp_path, monkeypatch):
+    def killed(recipe: Recipe, index: int) -> dict:
+        if index == 3:
+            raise KeyboardInterrupt
+        return utterance(recipe, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic, "utterance", killed)
+        with pytest.raises(BaseException):  # noqa: B017 - datasets wraps it or not
+            build_synthetic(num_sentences=6, cache_dir=tmp_path)
+    assert len(build_synthetic(num_sentences=6, cache_dir=tmp_path)) == 6
+    (corpus,) = (path for path in (tmp_path / "synthetic").iterdir() if path.is_dir())
+    (corpus.rename(corpus.with_name(corpus.name + ".partial")) / "state.json").unlink()  # as killed while saving
+    assert len(build_synthetic(num_sentences=6, cache_dir=tmp_path)) == 6
+
+
+def test_two_at_once_make_it_once(tmp_path, said):
+    lengths = []
+    threads = [
+        threading.Thread(target=lambda: lengths.append(len(build_synthetic(num_sentences=8, cache_dir=tmp_path))))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert lengths == [8, 8]
+    assert sorted(said) == list(range(8))
+
+
+def test_options_are_read_from_one_string():
+    assert parse_synthetic_options(None) == parse_synthetic_options("") == {}
+    assert parse_synthetic_options("full") == {"grammar": "full"}
+    text = "sentences=500, grammar=small,seed=1,noise=12.5,reverb=true,eval_sentences=50"
+    expected = {"num_sentences": 500, "grammar": "small", "seed": 1, "noise_snr_db": 12.5, "reverberation": True}
+    assert parse_synthetic_options(text) == expected
+    assert parse_synthetic_options(text, "test") == {**expected, "num_sentences": 50}
+    assert parse_synthetic_options("hours=2,eval_sentences=50", "test") == {"num_sentences": 50}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sentence=5", "Cannot read 'sentence=5'.*needed: name=value.*sentences, hours"),
+        ("seed", "Option 'seed'.*is ''; needed: a whole number"),
+        ("sentences=many", "Option 'sentences'.*is 'many'; needed: a whole number"),
+        ("reverb=1", "Option 'reverb'.*is '1'; needed: true or false"),
+        ("seed=1,seed=2", "'seed' comes twice"),
+    ],
+)
+def test_options_that_cannot_be_read(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_synthetic_options(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": "dev"}, "no split 'dev'; needed: one of train, validation, test"),
+        ({"grammar": "tiny"}, "no grammar 'tiny'; needed: one of small, full"),
+        ({"num_sentences": 3, "hours": 1.0}, "both num_sentences=3 and hours=1.0"),
+        ({"num_sentences": 0}, "0 sentences.*needed: more than none"),
+        ({"seed": -1}, "seed.*is -1; needed: 0 or more"),
+        ({"noise_snr_db": float("nan")}, "nan dB.*needed: -100 to 100"),
+    ],
+)
+def test_arguments_out_of_range(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        build_synthetic(cache_dir=tmp_path, **arguments)
