@@ -154,7 +154,7 @@ def test_missing_corpora(tmp_path: Path) -> None:
     for name in (tmp_path / "none", "./none", "~/none/at/all", "some/path/to/none"):
         with pytest.raises(FileNotFoundError, match="no folder or file"):
             load_corpus(str(name))
-    with pytest.raises(FileNotFoundError, match="is no local folder, nor found on the Hub"):
+    with pytest.raises(FileNotFoundError, match="is no folder, nor found on the Hub"):
         load_corpus("nobody/nothing", cache_dir=str(tmp_path / "cache"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no audio"):

@@ -22,7 +22,6 @@ from datasets import (
     load_dataset_builder,
     load_from_disk,
 )
-from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
 
 SpeechDataset: TypeAlias = "Dataset | IterableDataset"
 
@@ -175,10 +174,8 @@ def _find_builder(name: str, path: Path, config_name: str | None, hub_options: d
         raise FileNotFoundError(f"There is no folder or file {str(path)!r} (looked from {Path.cwd()}).")
     try:
         return load_dataset_builder(str(path) if path.is_dir() else name, config_name, **hub_options)
-    except (DatasetNotFoundError, DataFilesNotFoundError, ConnectionError) as error:
-        where = (
-            "holds no audio, parquet or arrow files" if path.is_dir() else "is no local folder, nor found on the Hub"
-        )
+    except (FileNotFoundError, ConnectionError) as error:
+        where = "holds no audio, parquet or arrow files" if path.is_dir() else "is no folder, nor found on the Hub"
         raise FileNotFoundError(f"{name!r} {where}: {error}") from error
 
 
