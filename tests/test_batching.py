@@ -141,6 +141,13 @@ def test_processes_share_an_epoch_in_equal_counts(dataset: Dataset, processes: i
         assert max(longest) < 4 * min(longest)
 
 
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_steps_are_counted_without_decoding(dataset: Dataset, epoch: int) -> None:
+    for process in range(2):
+        batches = make_batches(dataset, process_index=process, num_processes=2)
+        assert batches.count_steps(epoch) == len(list(batches.epoch(epoch)))
+
+
 @pytest.mark.parametrize("shards", [1, 6])
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_a_stream(dataset: Dataset, processes: int, shards: int) -> None:

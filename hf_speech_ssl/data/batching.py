@@ -145,6 +145,15 @@ class SpeechBatches:
 
         return self._stop_without_audio(self._run(jobs))
 
+    def count_steps(self, epoch: int) -> int:
+        """Batches of this process in an epoch, from the lengths alone: headers are read, nothing is decoded.
+
+        Raises:
+            AudioError: a header is bad and `on_bad_audio` is "raise".
+        """
+        with ThreadPoolExecutor(self.num_workers, thread_name_prefix="speech-counter") as pool:
+            return sum(1 for _ in self._jobs(Position(epoch), pool))
+
     def _jobs(self, start: Position, pool: Executor) -> Iterator[_Job]:
         """The batches of this process after `start`, as rows to decode."""
         processes, own = (self.num_processes, self.process_index) if self._source.shared else (1, 0)
