@@ -4,10 +4,17 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from helpers import padded_features, tiny_birq
+from helpers import padded_features, tiny_birq, tiny_chunkssl
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_speech_ssl import BiRQForCTC, BiRQForPreTraining, BiRQModel
+from hf_speech_ssl import (
+    BiRQForCTC,
+    BiRQForPreTraining,
+    BiRQModel,
+    ChunkSSLForCTC,
+    ChunkSSLForPreTraining,
+    ChunkSSLModel,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,13 @@ FAMILIES = {
         BiRQForPreTraining,
         BiRQForCTC,
         frozenset({"quantizer", "prediction_head"}),
+    ),
+    "chunkssl": Family(
+        tiny_chunkssl(mask_time_prob=0.0, mask_feature_prob=0.0),
+        ChunkSSLModel,
+        ChunkSSLForPreTraining,
+        ChunkSSLForCTC,
+        frozenset({"tokenizer", "prediction_head", "mask_vector"}),
     ),
 }
 HEADS = ("base", "pretraining", "ctc")

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from hf_speech_ssl import BiRQConfig
+from hf_speech_ssl import BiRQConfig, ChunkSSLConfig
 
 SIZES = {
     "hidden_size": 32,
@@ -19,6 +19,12 @@ def tiny_birq(**overrides) -> BiRQConfig:
     """A BiRQ config whose models are built and run in milliseconds, without dropout."""
     labels = {"codebook_size": 24, "codebook_dim": 4, "mask_start_prob": 0.1, "mask_length": 5}
     return BiRQConfig(**{**SIZES, **labels, **overrides})
+
+
+def tiny_chunkssl(**overrides) -> ChunkSSLConfig:
+    """A Chunk SSL config of the same size, with one chunk duration: 4 frames of 40 ms."""
+    labels = {"fsq_levels": [3, 5], "fsq_hidden_size": 16, "fsq_num_hidden_layers": 2, "chunk_durations_ms": [160]}
+    return ChunkSSLConfig(**{**SIZES, **labels, **overrides})
 
 
 def speech_like(seconds: float, seed: int = 0) -> np.ndarray:
