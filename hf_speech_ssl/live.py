@@ -20,7 +20,7 @@ def stream_to_terminal(
     source: str,
     chunk_duration_ms: int = 320,
     sampling_rate: int = 16_000,
-    output: TextIO = sys.stdout,
+    output: TextIO | None = None,
 ) -> str:
     """Transcribe a file, or raw audio from standard input, and print the text as it grows.
 
@@ -29,7 +29,7 @@ def stream_to_terminal(
         source: an audio file, or `-` for raw 16-bit little-endian mono samples on standard input.
         chunk_duration_ms: duration of a chunk.
         sampling_rate: of raw samples, in Hz; a file knows its own.
-        output: where the text goes; on a terminal one line is rewritten, elsewhere final words are appended.
+        output: where the text goes, standard output by default; on a terminal one line is rewritten, elsewhere final words are appended.
 
     Returns:
         The whole text. The real-time factor (compute time over audio time) goes to standard error.
@@ -39,7 +39,7 @@ def stream_to_terminal(
     """
     model = AutoModelForCTC.from_pretrained(model_name_or_path)
     transcriber = StreamingTranscriber(model, AutoProcessor.from_pretrained(model_name_or_path), chunk_duration_ms)
-    screen = _Screen(output)
+    screen = _Screen(output or sys.stdout)
     seconds = busy = 0.0
     for block, rate in _blocks(source, sampling_rate):
         began = time.perf_counter()
