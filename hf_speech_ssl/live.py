@@ -29,7 +29,8 @@ def stream_to_terminal(
         source: an audio file, or `-` for raw 16-bit little-endian mono samples on standard input.
         chunk_duration_ms: duration of a chunk.
         sampling_rate: of raw samples, in Hz; a file knows its own.
-        output: where the text goes, standard output by default; on a terminal one line is rewritten, elsewhere final words are appended.
+        output: where the text goes, standard output by default; on a terminal one line is rewritten, elsewhere final
+            words are appended.
 
     Returns:
         The whole text. The real-time factor (compute time over audio time) goes to standard error.
