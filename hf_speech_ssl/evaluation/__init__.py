@@ -1,0 +1,17 @@
+"""Evaluation: error rates of transcripts, and how much pretraining labels know of phones."""
+
+from .error_rates import CharacterErrorRate, ErrorCounts, WordErrorRate, count_character_errors, count_word_errors
+from .label_quality import IGNORED_PHONE_ID, LabelQuality, phone_ids_at_frames
+from .normalization import normalize_text
+
+__all__ = [
+    "IGNORED_PHONE_ID",
+    "CharacterErrorRate",
+    "ErrorCounts",
+    "LabelQuality",
+    "WordErrorRate",
+    "count_character_errors",
+    "count_word_errors",
+    "normalize_text",
+    "phone_ids_at_frames",
+]
