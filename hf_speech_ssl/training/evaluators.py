@@ -1,6 +1,6 @@
 """Evaluation during a run: the mean loss of a split, over all processes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,22 +35,43 @@ def evaluating(model: nn.Module, device: torch.device, seed: int) -> Iterator[No
             model.train()
 
 
+def metric_name(splits: Mapping[str, EvaluationBatches], split: str, metric: str) -> str:
+    """`eval_loss` with one split, `eval_<split>_loss` with several."""
+    return f"eval_{metric}" if len(splits) == 1 else f"eval_{split}_{metric}"
+
+
 @dataclass(frozen=True)
 class LossEvaluator:
-    """Means of the loss and the diagnostics over the units of a split, as `eval_loss` and so on."""
+    """Means of the loss and the diagnostics over the units of each of some splits.
+
+    Args:
+        splits: batches by name; the first one's loss marks the best checkpoint. See `metric_name`.
+    """
 
     accelerator: Accelerator
     objective: Objective
-    batches: EvaluationBatches
+    splits: Mapping[str, EvaluationBatches]
     seed: int = 0
-    metric: str = "eval_loss"
+    examples: Sequence[str] = ()
+
+    @property
+    def metric(self) -> str:
+        """Name of the loss that marks the best checkpoint."""
+        return metric_name(self.splits, next(iter(self.splits)), "loss")
 
     def __call__(self, model: nn.Module, interruption: Interruption) -> dict[str, float]:
-        device = self.accelerator.device
+        metrics: dict[str, float] = {}
+        for split in self.splits:
+            with evaluating(model, self.accelerator.device, self.seed + self.accelerator.process_index):
+                values = self.evaluate_split(model, split, interruption)
+            metrics |= {metric_name(self.splits, split, name): value for name, value in values.items()}
+        return metrics
+
+    def evaluate_split(self, model: nn.Module, split: str, interruption: Interruption) -> dict[str, float]:
+        """Means over one split."""
         sums = Sums()
-        with evaluating(model, device, self.seed + self.accelerator.process_index):
-            for batch in self.batches.epoch(0):
-                interruption.raise_if_agreed(self.accelerator)
-                output, units = self.objective(model, batch, device)
-                sums = add([sums, weighted_scalars(output, units, self.objective.unit)])
-        return {f"eval_{name}": value for name, value in means(reduce(self.accelerator, sums)).items()}
+        for batch in self.splits[split].epoch(0):
+            interruption.raise_if_agreed(self.accelerator)
+            output, units = self.objective(model, batch, self.accelerator.device)
+            sums = add([sums, weighted_scalars(output, units, self.objective.unit)])
+        return means(reduce(self.accelerator, sums))

@@ -6,7 +6,7 @@ It knows batches of audio, a learner that turns some into an update, and when to
 import math
 from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -24,7 +24,7 @@ from .checkpoints import (
     save_checkpoint,
     save_model,
 )
-from .diagnostics import LateRead, Window, constants
+from .diagnostics import LateRead, Window, constants, reduce
 from .interruption import Interrupted, Interruption
 from .objectives import Objective
 from .reporting import RunLog
@@ -38,15 +38,23 @@ MAX_SKIPPED_IN_A_ROW = 25  # updates; the fp16 loss scaler needs up to 16 at the
 class Batches(Protocol):
     """An endless stream of this process's batches, restartable after any of them; see `hf_speech_ssl.data`."""
 
-    skipped: Sized
+    @property
+    def skipped(self) -> Sized: ...
 
     def forever(self, start: Position | None = None) -> Iterable[Batch]: ...
 
 
 class Evaluator(Protocol):
-    """Metrics of a model by name; `metric` names the one whose lowest value marks the best checkpoint."""
+    """Metrics of a model by name; `metric` names the one whose lowest value marks the best checkpoint.
 
-    metric: str
+    `examples` of the last evaluation are lines for the terminal.
+    """
+
+    @property
+    def metric(self) -> str: ...
+
+    @property
+    def examples(self) -> Sequence[str]: ...
 
     def __call__(self, model: torch.nn.Module, interruption: Interruption) -> dict[str, float]: ...
 
@@ -119,7 +127,7 @@ class TrainingLoop:
             self.state, self.position = load_checkpoint(
                 folder, self.accelerator, self.learner.bare_model, self.learner.adamw
             )
-        self.saved_step = self.state.step
+        self.saved_step, self.seconds_before = self.state.step, self.state.training_seconds
         device = self.accelerator.device
         self.totals = constants(device, audio_seconds=self.state.audio_seconds, skipped=self.state.skipped_updates)
 
@@ -199,6 +207,8 @@ class TrainingLoop:
         self.learner.model.train()
         self.state.evaluated_step = self.state.step
         self.log.write(self.metrics, self.state.step)
+        for example in self.evaluator.examples:
+            self.log.say(example)
 
     def save_if_due(self) -> None:
         """A checkpoint every `save_steps` updates, unless there is one of this step."""
@@ -208,6 +218,7 @@ class TrainingLoop:
     def save(self) -> None:
         """A checkpoint of this moment."""
         with self.log.paused():
+            self.state.training_seconds = self.seconds_before + self.log.busy_seconds
             self.state.audio_seconds = float(self.totals["audio_seconds"])
             self.state.skipped_updates = int(self.totals["skipped"])
             save_checkpoint(
@@ -227,6 +238,7 @@ class TrainingLoop:
         """The final model and its metrics: the last one's, or the best one's if the settings ask for it."""
         best = self.state.best_step
         use_best = self.settings.load_best_model_at_end and best not in (0, self.state.step)
+        self.final_step = best if use_best else self.state.step
         if use_best:
             load_weights(self.output_dir / f"checkpoint-{best}", self.learner.bare_model)
             self.log.say(f"The final model is the best one, that of update {best}.")
@@ -236,3 +248,19 @@ class TrainingLoop:
             save_model(self.output_dir, self.learner.bare_model, self.companions)
         self.accelerator.wait_for_everyone()
         return self.metrics
+
+    def results(self) -> dict[str, Any]:
+        """What came of the run, for results.json. Every process calls this."""
+        skipped = constants(self.accelerator.device, files=len(self.batches.skipped))
+        return {
+            **self.metrics,
+            "final_model_step": self.final_step,
+            "updates": self.state.step,
+            "skipped_updates": self.state.skipped_updates,
+            "skipped_files": int(reduce(self.accelerator, skipped)["files"]),
+            "audio_hours": self.state.audio_seconds / 3600,
+            "training_hours": self.state.training_seconds / 3600,
+            "num_parameters": self.learner.bare_model.num_parameters(),
+            "num_processes": self.accelerator.num_processes,
+            "device": torch.cuda.get_device_name() if self.accelerator.device.type == "cuda" else "CPU",
+        }

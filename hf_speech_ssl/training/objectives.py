@@ -1,6 +1,6 @@
 """What a batch of audio means to a model: the inputs it gets and the units that its mean loss is a mean over."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +17,8 @@ class Objective(Protocol):
     A batch without examples is a second of silence and counts no units: every process takes part in every update.
     """
 
-    unit: str
+    @property
+    def unit(self) -> str: ...
 
     def __call__(self, model: nn.Module, batch: Batch, device: torch.device) -> tuple[Mapping[str, Any], torch.Tensor]:
         """The model's output, `loss` in it, and the 0-dim number of units that the loss is the mean of."""
@@ -47,15 +48,25 @@ class SelfSupervised:
 
 @dataclass(frozen=True)
 class Transcription:
-    """CTC fine-tuning: `processor` turns audio into features and text into labels; the mean is over utterances."""
+    """CTC fine-tuning; the mean is over utterances.
+
+    Args:
+        processor: turns audio into features and text into labels.
+        normalize: is applied to every transcript first.
+    """
 
     processor: Any
+    normalize: Callable[[str], str] = str
     unit: str = "num_utterances"
 
     def __call__(self, model: nn.Module, batch: Batch, device: torch.device) -> tuple[Mapping[str, Any], torch.Tensor]:
         inputs = features_of(batch, self.processor.feature_extractor, device)
-        output = model(**inputs, labels=self.labels(batch.texts or []).to(device))
+        output = model(**inputs, labels=self.labels(self.texts(batch)).to(device))
         return output, torch.tensor(batch.num_examples, device=device)
+
+    def texts(self, batch: Batch) -> list[str]:
+        """The transcripts of a batch, normalised."""
+        return [self.normalize(text) for text in batch.texts or []]
 
     def labels(self, texts: list[str]) -> torch.Tensor:
         """(B, L) token ids, -100 where a text is shorter than the longest."""

@@ -6,8 +6,12 @@ Names follow Hugging Face's training examples. What a paper's recipe prescribes 
 import ast
 import difflib
 import re
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+from transformers import HfArgumentParser
 
 SCHEDULES = "constant, linear, cosine, inverse_sqrt, exponential or tri_stage"
 
@@ -49,6 +53,8 @@ class TrainingSettings:
     save_steps: int = flag(1000, "Updates between two checkpoints; 0 saves at the end only.")
     save_total_limit: int | None = flag(3, "Checkpoints kept: the newest ones; the best one is never deleted.")
     load_best_model_at_end: bool = flag(False, "Let the final model be the best checkpoint rather than the last.")
+    push_to_hub: bool = flag(False, "Upload the final folder to the Hub.")
+    hub_model_id: str | None = flag(None, "Repository to upload to; the name of output_dir by default.")
     report_to: str = flag("tensorboard", "Trackers known to Accelerate, separated by commas, or none.")
 
     def __post_init__(self) -> None:
@@ -69,26 +75,51 @@ class TrainingSettings:
             raise ValueError(f"save_total_limit must be at least 1, got {self.save_total_limit}.")
 
 
-def parse_config_overrides(text: str | None, config_class: type) -> dict[str, Any]:
-    """Config fields from `"hidden_size=128,label_layer=None"`; the config itself checks types and ranges.
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Defaults behind every flag, and the script's docstring as it is written."""
+
+
+def parse_settings(argv: list[str] | None, description: str | None, classes: Sequence[type], **defaults: Any) -> Any:
+    """One settings object per dataclass, from `argv` or the command line.
+
+    Args:
+        defaults: a recipe's values, in place of the dataclasses' own.
+    """
+    parser = HfArgumentParser(classes, description=description, formatter_class=_HelpFormatter)  # type: ignore[arg-type]
+    parser.set_defaults(**defaults)
+    return parser.parse_args_into_dataclasses(argv)
+
+
+def parse_pairs(text: str | None, flag_name: str) -> dict[str, Any]:
+    """Typed values by name from `"hidden_size=128,label_layer=None"`.
 
     Raises:
-        ValueError: a part without `=`, or a name that is no field of `config_class` (with the nearest one).
+        ValueError: a part without `=`.
     """
-    overrides: dict[str, Any] = {}
-    # A comma separates two fields only before the next `name=`, so that lists may hold commas.
+    pairs: dict[str, Any] = {}
+    # A comma separates two pairs only before the next `name=`, so that lists may hold commas.
     for part in re.split(r",(?=\s*\w+\s*=)", text or ""):
-        if not part.strip():
-            continue
-        name, separator, value = (piece.strip() for piece in part.partition("="))
-        if not separator:
-            raise ValueError(f"config_overrides needs name=value pairs separated by commas, got {part!r}.")
-        names = [field.name for field in fields(config_class)]
+        if part.strip():
+            name, separator, value = (piece.strip() for piece in part.partition("="))
+            if not separator:
+                raise ValueError(f"--{flag_name} needs name=value pairs separated by commas, got {part!r}.")
+            pairs[name] = _typed(value)
+    return pairs
+
+
+def parse_config_overrides(text: str | None, config_class: type) -> dict[str, Any]:
+    """Config fields from `--config_overrides`; the config itself checks types and ranges.
+
+    Raises:
+        ValueError: no pairs, or a name that is no field of `config_class` (with the nearest one).
+    """
+    overrides = parse_pairs(text, "config_overrides")
+    names = [field.name for field in fields(config_class)]
+    for name in overrides:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise ValueError(f"{config_class.__name__} has no field '{name}' to override.{hint}")
-        overrides[name] = _typed(value)
     return overrides
 
 

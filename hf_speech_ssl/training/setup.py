@@ -1,7 +1,6 @@
-"""Before the loop: the accelerator, the number of updates, the features' normalisation, a record of the arguments."""
+"""Before the loop: the accelerator, the features' normalisation, a record of the arguments."""
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from accelerate.utils import (
     broadcast_object_list,
     set_seed,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from hf_speech_ssl.data.batch import Batch
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
@@ -47,21 +47,9 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
             f"{accelerator.distributed_type.value}. Choose multi-GPU or multi-CPU in `accelerate config`."
         )
     accelerator.init_trackers("runs")
+    disable_progress_bar()  # transformers' own, one for every checkpoint
     set_seed(settings.seed, device_specific=True)
     return accelerator
-
-
-def steps_of_run(settings: TrainingSettings, batches_per_epoch: int | None) -> int:
-    """Updates in all: `max_steps`, or as many as `num_train_epochs` give.
-
-    Args:
-        batches_per_epoch: of one process; `None` where nobody knows, as in streaming.
-    """
-    if settings.max_steps is not None:
-        return settings.max_steps
-    if batches_per_epoch is None:
-        raise ValueError("--max_steps is needed: how long an epoch of a streamed data set is cannot be known.")
-    return max(1, math.ceil(settings.num_train_epochs * batches_per_epoch / settings.gradient_accumulation_steps))
 
 
 def estimate_normalization(
@@ -107,7 +95,6 @@ def write_arguments(output_dir: Path, accelerator: Accelerator, *settings: Any) 
     values = {name: value for part in settings for name, value in asdict(part).items()}
     output_dir.mkdir(parents=True, exist_ok=True)
     values = {name: _without_folders(value) for name, value in values.items()}
-    values["num_processes"] = accelerator.num_processes
     values["mixed_precision"] = accelerator.mixed_precision
     (output_dir / ARGUMENTS_FILE).write_text(json.dumps(values, indent=2) + "\n")
 

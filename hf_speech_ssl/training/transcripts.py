@@ -11,7 +11,7 @@ from hf_speech_ssl.decoding import ctc_text, greedy_ctc
 from hf_speech_ssl.evaluation import ErrorCounts, count_character_errors, count_word_errors
 
 from .diagnostics import Sums, add, constants, means, reduce, weighted_scalars
-from .evaluators import EvaluationBatches, evaluating
+from .evaluators import EvaluationBatches, evaluating, metric_name
 from .interruption import Interruption
 from .objectives import Transcription
 
@@ -21,30 +21,29 @@ class TranscriptEvaluator:
     """Loss, WER and CER of greedy CTC transcripts, for each of some splits.
 
     Args:
-        splits: batches by name. With one split the metrics are `eval_wer` ..., with several `eval_<name>_wer` ..., and
-            the first split's WER marks the best checkpoint.
-        samples: of the last evaluation, on this process, the first few pairs of reference and transcript.
+        splits: batches by name; the first one's WER marks the best checkpoint. See `metric_name`.
+        examples: of the last evaluation, on this process, the first few texts and transcripts.
     """
 
     accelerator: Accelerator
     objective: Transcription
     splits: Mapping[str, EvaluationBatches]
-    samples: list[tuple[str, str]] = field(default_factory=list)
-    num_samples: int = 3
+    examples: list[str] = field(default_factory=list)
+    num_examples: int = 3
 
     @property
     def metric(self) -> str:
         """Name of the WER that marks the best checkpoint."""
-        return self._name(next(iter(self.splits)), "wer")
-
-    def _name(self, split: str, metric: str) -> str:
-        return f"eval_{metric}" if len(self.splits) == 1 else f"eval_{split}_{metric}"
+        return metric_name(self.splits, next(iter(self.splits)), "wer")
 
     def __call__(self, model: nn.Module, interruption: Interruption) -> dict[str, float]:
-        self.samples.clear()
-        with evaluating(model, self.accelerator.device, seed=0):
-            results = {split: self.evaluate_split(model, split, interruption) for split in self.splits}
-        return {self._name(split, metric): results[split][metric] for split in results for metric in results[split]}
+        self.examples.clear()
+        metrics: dict[str, float] = {}
+        for split in self.splits:
+            with evaluating(model, self.accelerator.device, seed=0):
+                values = self.evaluate_split(model, split, interruption)
+            metrics |= {metric_name(self.splits, split, name): value for name, value in values.items()}
+        return metrics
 
     def evaluate_split(self, model: nn.Module, split: str, interruption: Interruption) -> dict[str, float]:
         """`loss`, `wer` and `cer` of one split.
@@ -57,15 +56,20 @@ class TranscriptEvaluator:
             interruption.raise_if_agreed(self.accelerator)
             output, units = self.objective(model, batch, device)
             sums = add([sums, weighted_scalars(output, units, self.objective.unit)])
-            if batch.num_examples and batch.texts:
-                transcripts = self.transcribe(output["logits"])
-                words += count_word_errors(transcripts, batch.texts)
-                characters += count_character_errors(transcripts, batch.texts)
-                self.samples.extend(zip(batch.texts, transcripts, strict=True))
-                del self.samples[self.num_samples :]
+            if batch.num_examples:
+                references, transcripts = self.objective.texts(batch), self.transcribe(output["logits"])
+                words += count_word_errors(transcripts, references)
+                characters += count_character_errors(transcripts, references)
+                self.show(references, transcripts)
         counts = constants(device, **_named("word", words), **_named("character", characters))
         sums = reduce(self.accelerator, add([sums, counts]))
         return {**means(sums), "wer": _rate("word", sums), "cer": _rate("character", sums)}
+
+    def show(self, references: list[str], transcripts: list[str]) -> None:
+        """Keep the first few transcripts as examples."""
+        pairs = zip(references, transcripts, strict=True)
+        self.examples.extend(f"  said:  {reference}\n  heard: {transcript}" for reference, transcript in pairs)
+        del self.examples[self.num_examples :]
 
     def transcribe(self, logits: torch.Tensor) -> list[str]:
         """Greedy transcripts of (B, T, V) logits; padded frames say blank."""

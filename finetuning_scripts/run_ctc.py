@@ -1,0 +1,105 @@
+"""Fine-tune a pretrained encoder with CTC on transcribed audio, or train the same architecture from scratch.
+
+    accelerate launch finetuning_scripts/run_ctc.py --model_name_or_path outputs/birq-base \
+        --dataset_name openslr/librispeech_asr --dataset_config_name clean --train_split_name train.100 \
+        --eval_split_name validation,test --text_column_name text --output_dir outputs/birq-base-ctc
+
+The defaults are those of Jiang et al. (arXiv 2509.15430): 30 epochs, of which 10 warm up linearly to 1e-3, 10 hold it
+and 10 divide it by sqrt(2) each; no weight decay. The final model is the one with the lowest WER on the first of the
+evaluation splits. A character tokenizer is built from the transcripts.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoModelForCTC, PreTrainedModel, Wav2Vec2Processor
+
+from hf_speech_ssl.decoding import build_ctc_processor
+from hf_speech_ssl.evaluation import normalize_text
+from hf_speech_ssl.hub import publish
+from hf_speech_ssl.training.building import is_ctc_model, load_feature_extractor, load_model, make_config
+from hf_speech_ssl.training.checkpoints import checkpoint_to_resume
+from hf_speech_ssl.training.corpus import Corpus, DataSettings
+from hf_speech_ssl.training.loop import TrainingLoop
+from hf_speech_ssl.training.objectives import Transcription
+from hf_speech_ssl.training.settings import TrainingSettings, flag, parse_settings
+from hf_speech_ssl.training.setup import estimate_normalization, make_accelerator, write_arguments
+from hf_speech_ssl.training.transcripts import TranscriptEvaluator
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model to fine-tune, and how texts become labels."""
+
+    model_name_or_path: str | None = flag(None, "Pretrained model, or a CTC model to go on with.")
+    from_scratch: bool = flag(False, "Take the architecture and features of that model, but random weights.")
+    config_name: str | None = flag(None, "Preset to train from scratch, instead of a saved model.")
+    config_overrides: str | None = flag(None, "Config fields, as 'final_dropout=0.1,mask_time_prob=0.1'.")
+    text_column_name: str = flag("text", "Column with the transcripts.")
+    normalize_text: bool = flag(True, "Lower-case transcripts and take out punctuation, in training and evaluation.")
+    freeze_feature_projection: bool = flag(False, "Do not train the first projection.")
+    freeze_encoder: bool = flag(False, "Train the head alone; see freeze_encoder_steps to do so at the start only.")
+    normalization_seconds: float = flag(600.0, "Audio for the features' mean and variance, where no model has them.")
+
+
+def make_processor(source: Path | str | None, corpus: Corpus, normalize: bool) -> Wav2Vec2Processor:
+    """The processor of a CTC model, or a new one for the corpus' characters over a pretrained model's features."""
+    if source is not None and is_ctc_model(source):
+        return Wav2Vec2Processor.from_pretrained(source)
+    texts = corpus.texts()
+    return build_ctc_processor(map(normalize_text, texts) if normalize else texts, load_feature_extractor(source))
+
+
+def make_model(model_settings: ModelSettings, processor: Wav2Vec2Processor) -> PreTrainedModel:
+    """The encoder, with a head for the processor's characters."""
+    pretrained = model_settings.model_name_or_path
+    config = make_config(
+        model_settings.config_name,
+        pretrained,
+        model_settings.config_overrides,
+        vocab_size=len(processor.tokenizer),
+        pad_token_id=processor.tokenizer.pad_token_id,
+        ctc_loss_reduction="mean",  # the loop's mean over utterances builds on it
+    )
+    model = load_model(AutoModelForCTC, config, None if model_settings.from_scratch else pretrained)
+    if model_settings.freeze_encoder:
+        model.base_model.requires_grad_(False)
+    if model_settings.freeze_feature_projection:
+        model.base_model.feature_projection.requires_grad_(False)
+    return model
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Fine-tune; returns the metrics of the final model."""
+    recipe = {"num_train_epochs": 30.0, "learning_rate": 1e-3, "weight_decay": 0.0, "lr_scheduler_type": "tri_stage"}
+    recipe |= {"warmup_steps": 1 / 3, "hold_steps": 1 / 3, "num_anneals": 10}
+    recipe |= {"eval_split_name": "validation", "load_best_model_at_end": True}
+    model_settings, data, settings = parse_settings(
+        argv, __doc__, (ModelSettings, DataSettings, TrainingSettings), **recipe
+    )
+    resumed = checkpoint_to_resume(settings.output_dir, settings.resume_from_checkpoint)
+
+    accelerator = make_accelerator(settings)
+    write_arguments(Path(settings.output_dir), accelerator, model_settings, data, settings)
+    corpus = Corpus.load(data, accelerator, text_column=model_settings.text_column_name)
+    processor = make_processor(resumed or model_settings.model_name_or_path, corpus, model_settings.normalize_text)
+    if processor.feature_extractor.mean is None:
+        sample = corpus.sample_batches(settings.seed).epoch(0)
+        estimate_normalization(processor.feature_extractor, sample, model_settings.normalization_seconds, accelerator)
+    model = make_model(model_settings, processor)
+
+    objective = Transcription(processor, normalize_text if model_settings.normalize_text else str)
+    batches = corpus.train_batches(accelerator, settings.seed)
+    splits = corpus.eval_batches(accelerator)
+    evaluator = TranscriptEvaluator(accelerator, objective, splits) if splits else None
+    max_steps = corpus.num_steps(settings, batches, accelerator)
+    loop = TrainingLoop(accelerator, model, [processor], objective, batches, settings, max_steps, evaluator)
+    metrics, results = loop.run(), loop.results()
+    if accelerator.is_main_process:
+        publish(settings.output_dir, results, settings.push_to_hub, settings.hub_model_id)
+    accelerator.end_training()
+    return metrics
+
+
+if __name__ == "__main__":
+    main()

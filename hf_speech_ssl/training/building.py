@@ -1,0 +1,68 @@
+"""From flags to a model: presets, overrides of config fields, weights to continue from."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
+
+from .settings import parse_config_overrides
+
+
+def make_config(
+    config_name: str | None, model_name_or_path: str | None, config_overrides: str | None, **fields: Any
+) -> PreTrainedConfig:
+    """The configuration of a preset, or of a saved model, with overrides and further fields.
+
+    Raises:
+        ValueError: neither or both of preset and model, an unknown preset, a misspelt or senseless field.
+    """
+    if (config_name is None) == (model_name_or_path is None):
+        raise ValueError(
+            f"Say which model, by one of --config_name (a preset) and --model_name_or_path (a saved model); got "
+            f"{config_name!r} and {model_name_or_path!r}."
+        )
+    if model_name_or_path is None:
+        assert config_name is not None
+        config_class = config_class_of_preset(config_name)
+        overrides = parse_config_overrides(config_overrides, config_class)
+        return config_class.from_preset(config_name, **{**overrides, **fields})  # type: ignore[attr-defined]
+    config_class = type(AutoConfig.from_pretrained(model_name_or_path))
+    overrides = parse_config_overrides(config_overrides, config_class)
+    return config_class.from_pretrained(model_name_or_path, **{**overrides, **fields})
+
+
+def config_class_of_preset(name: str) -> type[PreTrainedConfig]:
+    """The family whose model type begins the preset's name: `birq-tiny` is one of BiRQ's."""
+    family = name.split("-")[0]
+    # Not `.get`, which does not see registered classes.
+    config_class = CONFIG_MAPPING[family] if family in CONFIG_MAPPING else None  # noqa: SIM401
+    if config_class is None or not hasattr(config_class, "from_preset"):
+        raise ValueError(f"There is no preset '{name}': the names begin with birq- or chunkssl-, as in birq-base.")
+    return config_class
+
+
+def load_feature_extractor(source: str | Path | None) -> SpeechSSLFeatureExtractor:
+    """The feature extractor of a saved model, or a new one whose mean and variance are still to be estimated."""
+    return SpeechSSLFeatureExtractor.from_pretrained(source) if source else SpeechSSLFeatureExtractor()
+
+
+def load_model(model_class: Any, config: PreTrainedConfig, pretrained: str | None) -> PreTrainedModel:
+    """A model with the weights of `pretrained`, or with random ones; in float32 however it was saved.
+
+    Args:
+        model_class: a model class of this package, or an Auto class.
+    """
+    if pretrained is not None:
+        return model_class.from_pretrained(pretrained, config=config, dtype=torch.float32)
+    from_config = getattr(model_class, "from_config", None) or model_class._from_config
+    return from_config(config, dtype=torch.float32)
+
+
+def is_ctc_model(source: str | Path) -> bool:
+    """Whether a saved model, here or on the Hub, is a CTC model, so that a processor lies beside it."""
+    architectures = AutoConfig.from_pretrained(source).architectures or []
+    return any(name.endswith("ForCTC") for name in architectures)

@@ -1,0 +1,152 @@
+"""Which audio a run reads: its flags, and the batches they make."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+
+from hf_speech_ssl.data.batching import SpeechBatches
+from hf_speech_ssl.data.corpora import SpeechDataset, load_corpus
+
+from .settings import TrainingSettings, flag, parse_pairs
+
+MAX_VOCABULARY_TEXTS = 100_000  # read for the characters of a streamed corpus
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What to train and evaluate on. Units stand in each flag's help."""
+
+    dataset_name: str = flag(None, "Id of a Hub data set, a local folder or file, or 'synthetic'.")
+    dataset_config_name: str | None = flag(
+        None, "Its configuration. For 'synthetic': options as 'num_sentences=500,grammar=full,seed=1'."
+    )
+    dataset_revision: str | None = flag(None, "Branch, tag or commit of a Hub data set.")
+    train_split_name: str = flag("train", "Split to train on; several joined by '+'.")
+    eval_split_name: str | None = flag(None, "Splits to evaluate on, separated by commas; none by default.")
+    audio_column_name: str = flag("audio", "Column with the audio.")
+    streaming: bool = flag(False, "Read the data set while training, rather than download it first.")
+    per_device_train_batch_seconds: float = flag(200.0, "Seconds of padded audio in a training batch of a process.")
+    per_device_eval_batch_seconds: float = flag(200.0, "The same in evaluation.")
+    min_duration_in_seconds: float = flag(0.1, "Shorter audio is skipped.")
+    max_duration_in_seconds: float = flag(30.0, "Longer audio is skipped.")
+    max_train_samples: int | None = flag(None, "Train on the first so many utterances only.")
+    max_eval_samples: int | None = flag(None, "Evaluate on the first so many utterances of each split only.")
+    on_bad_audio: str = flag("skip", "'skip' warns and counts files that cannot be used, 'raise' stops the run.")
+    dataloader_num_workers: int = flag(2, "Threads that decode audio ahead of training, per process.")
+    dataset_cache_dir: str | None = flag(None, "Where data sets are kept once downloaded or made.")
+
+    def __post_init__(self) -> None:
+        if not self.dataset_name:
+            raise ValueError("--dataset_name is needed: the id of a Hub data set, a local folder, or 'synthetic'.")
+
+    @property
+    def eval_split_names(self) -> list[str]:
+        """The splits to evaluate on."""
+        return [name.strip() for name in (self.eval_split_name or "").split(",") if name.strip()]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The training split and the evaluation splits by name.
+
+    Args:
+        text_column: column with the transcripts; `None` where they are not needed.
+    """
+
+    settings: DataSettings
+    train: SpeechDataset
+    evaluation: dict[str, SpeechDataset]
+    text_column: str | None = None
+
+    @classmethod
+    def load(cls, settings: DataSettings, accelerator: Accelerator, text_column: str | None = None) -> "Corpus":
+        """Download or make what is missing (once per machine) and open it."""
+
+        def load_split(split: str, limit: int | None) -> SpeechDataset:
+            name, options = _name_and_options(settings)
+            dataset = load_corpus(
+                settings.dataset_name,
+                config_name=name,
+                split=split,
+                streaming=settings.streaming,
+                audio_column=settings.audio_column_name,
+                text_column=text_column,
+                revision=settings.dataset_revision,
+                cache_dir=settings.dataset_cache_dir,
+                **options,
+            )
+            return dataset if limit is None else dataset.take(limit)
+
+        with accelerator.local_main_process_first():
+            train = load_split(settings.train_split_name, settings.max_train_samples)
+            evaluation = {name: load_split(name, settings.max_eval_samples) for name in settings.eval_split_names}
+        return cls(settings, train, evaluation, text_column)
+
+    def batches(self, dataset: SpeechDataset, seed: int, batch_seconds: float, **options: Any) -> SpeechBatches:
+        """Batches of a split under the settings' limits."""
+        return SpeechBatches(
+            dataset,
+            batch_seconds=batch_seconds,
+            seed=seed,
+            min_seconds=self.settings.min_duration_in_seconds,
+            max_seconds=self.settings.max_duration_in_seconds,
+            num_workers=self.settings.dataloader_num_workers,
+            audio_column=self.settings.audio_column_name,
+            text_column=self.text_column,
+            on_bad_audio=self.settings.on_bad_audio,  # type: ignore[arg-type]
+            **options,
+        )
+
+    def train_batches(self, accelerator: Accelerator, seed: int) -> SpeechBatches:
+        """This process's share of the training split, in an order that the seed fixes."""
+        return self.batches(self.train, seed, self.settings.per_device_train_batch_seconds, **_share(accelerator))
+
+    def num_steps(self, settings: TrainingSettings, batches: SpeechBatches, accelerator: Accelerator) -> int:
+        """Updates of the whole run: `max_steps`, or what `num_train_epochs` come to by the lengths of all files.
+
+        Raises:
+            ValueError: epochs of a stream, whose length nobody knows.
+        """
+        if settings.max_steps is not None:
+            return settings.max_steps
+        if self.settings.streaming:
+            raise ValueError("--max_steps is needed with --streaming: how long an epoch is cannot be known.")
+        count = [batches.count_steps(epoch=0) if accelerator.is_main_process else 0]
+        broadcast_object_list(count)
+        return max(1, math.ceil(settings.num_train_epochs * count[0] / settings.gradient_accumulation_steps))
+
+    def sample_batches(self, seed: int) -> SpeechBatches:
+        """Batches drawn from the whole training split, whatever the number of processes."""
+        return self.batches(self.train, seed, min(60.0, self.settings.per_device_train_batch_seconds))
+
+    def eval_batches(self, accelerator: Accelerator) -> dict[str, SpeechBatches]:
+        """This process's share of every evaluation split."""
+        seconds = self.settings.per_device_eval_batch_seconds
+        return {
+            name: self.batches(dataset, 0, seconds, shuffle=False, **_share(accelerator))
+            for name, dataset in self.evaluation.items()
+        }
+
+    def texts(self) -> list[str]:
+        """Transcripts of the training split, empty ones left out; of a streamed corpus the first ones only."""
+        assert self.text_column is not None
+        column = self.train.select_columns([self.text_column])
+        if not isinstance(column, Dataset):
+            column = column.take(MAX_VOCABULARY_TEXTS)
+        return [row[self.text_column] for row in column if row[self.text_column]]
+
+
+def _share(accelerator: Accelerator) -> dict[str, int]:
+    return {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes}
+
+
+def _name_and_options(settings: DataSettings) -> tuple[str | None, dict[str, Any]]:
+    """The configuration's name; or, of the synthetic corpus, the options that stand in its place."""
+    name = settings.dataset_config_name
+    if settings.dataset_name == "synthetic" and name and "=" in name:
+        return None, parse_pairs(name, "dataset_config_name")
+    return name, {}
