@@ -69,6 +69,14 @@ def test_plan_is_a_partition_within_the_bound() -> None:
             assert all(max(seconds[i] for i in batch) * len(batch) <= 40.0 for batch in batches if len(batch) > 1)
 
 
+def test_steps_come_shuffled_and_otherwise_longest_first() -> None:
+    seconds = np.random.default_rng(0).uniform(1, 20, 100).tolist()
+    for generator in (None, np.random.default_rng(0)):
+        steps = plan_steps(seconds, batch_seconds=40.0, num_processes=2, generator=generator)
+        longest = [max(seconds[i] for batch in step for i in batch) for step in steps]
+        assert (longest == sorted(longest, reverse=True)) == (generator is None)
+
+
 def test_an_utterance_beyond_the_bound_is_a_batch_of_its_own() -> None:
     steps = plan_steps([1.0, 9.0, 1.0], batch_seconds=4.0)
     assert steps == [[[1]], [[0, 2]]]
@@ -114,6 +122,18 @@ def test_order_is_fixed_by_seed_and_epoch(dataset: Dataset, streaming: bool) -> 
     assert order(make_batches(dataset, streaming, seed=1).epoch(0)) != first
     for epoch in range(3):
         assert sorted(flat(batches.epoch(epoch)), key=int) == dataset["text"][:]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_other_utterances_come_together_in_other_epochs(dataset: Dataset, streaming: bool) -> None:
+    """Not only the batches of a window are shuffled, but what is in a window: its end is where `rows` first moves."""
+
+    def first_window(seed: int, epoch: int) -> set[str]:
+        batches = list(make_batches(dataset, streaming, seed=seed).epoch(epoch))
+        end = next(i for i, batch in enumerate(batches) if batch.position.rows > 0)
+        return set(flat(batches[: end + 1]))
+
+    assert len({frozenset(first_window(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -329,3 +349,12 @@ def test_an_utterance_without_transcript_is_skipped_by_name() -> None:
     batches = make_batches(dataset)
     assert sorted(flat(batches.epoch(0))) == ["a", "c"]
     assert batches.skipped.by_reason == {"no transcript": 1}
+
+
+def test_a_stream_of_addresses_is_fetched_and_a_broken_address_skipped(tmp_path) -> None:
+    (tmp_path / "good.wav").write_bytes(make_dataset(1)[0]["audio"]["bytes"])
+    addresses = [f"file://{tmp_path}/{name}.wav" for name in ("good", "gone")]
+    stream = Dataset.from_dict({"audio": addresses}).to_iterable_dataset()
+    batches = SpeechBatches(stream, batch_seconds=2.0)
+    (batch,) = batches.epoch(0)
+    assert batch.names == addresses[:1] and batches.skipped.by_reason == {"missing": 1}
