@@ -45,7 +45,7 @@ def greedy_ctc(
     lengths: torch.Tensor | Sequence[int] | None = None,
     blank_token_id: int = 0,
 ) -> list[list[int]]:
-    """Best-path CTC decoding (Graves et al. 2006, section 3.2): the best token of each frame, repeats merged, no blank.
+    """Best-path CTC decoding (Graves et al. 2006, section 3.2): each frame's best token, repeats merged, no blank.
 
     Args:
         logits_or_ids: floating (B, T, V) logits, or integer (B, T) ids of the best token of each frame.
@@ -103,6 +103,8 @@ def _best_ids(
     if is_logits and not 0 <= blank_token_id < values.shape[2]:
         raise ValueError(f"blank_token_id {blank_token_id} is none of the {values.shape[2]} tokens of the logits.")
     ends = torch.full((batch,), frames) if lengths is None else torch.as_tensor(lengths).cpu()
+    if batch == 0:
+        ends = ends.long()  # an empty list comes as a float tensor
     if ends.shape != (batch,) or ends.is_floating_point() or ((ends < 0) | (ends > frames)).any():
         raise ValueError(f"lengths must be {batch} whole numbers in [0, {frames}], got {ends.tolist()}.")
     valid = torch.arange(frames) < ends[:, None]  # (B, T)

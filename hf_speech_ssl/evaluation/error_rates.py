@@ -23,7 +23,7 @@ Args:
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Edit operations of a minimal alignment, summed over utterances. Counts of several processes or batches add up."""
+    """Edit operations of a minimal alignment, summed over utterances; counts of batches or processes add up."""
 
     substitutions: int = 0
     deletions: int = 0
@@ -111,7 +111,6 @@ class _ErrorRate(evaluate.Metric):
 
     name_of_rate: ClassVar[str]
     unit: ClassVar[str]
-    count_errors: ClassVar[Callable[[Sequence[str], Sequence[str]], ErrorCounts]]
 
     def __init__(
         self,
@@ -161,8 +160,12 @@ class _ErrorRate(evaluate.Metric):
             )
         return super().compute(predictions=predictions, references=references, **kwargs)
 
+    @staticmethod
+    def count_errors(predictions: Sequence[str], references: Sequence[str]) -> ErrorCounts:
+        raise NotImplementedError
+
     def _compute(self, *, predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
-        counts = type(self).count_errors(predictions, references)
+        counts = self.count_errors(predictions, references)
         return {
             self.name_of_rate: counts.rate,
             f"{self.unit}_substitutions": counts.substitutions,

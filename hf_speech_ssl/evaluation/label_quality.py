@@ -1,4 +1,7 @@
-"""How much pretraining labels know of phones: phone purity, cluster purity, PNMI (Hsu et al., HuBERT, section IV-C)."""
+"""How much pretraining labels know of phones: phone purity, cluster purity and PNMI as HuBERT defines them.
+
+Hsu et al. 2021, HuBERT, arXiv 2106.07447.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def phone_ids_at_frames(
     frame_rate: float,
     first_frame_centre: float | None = None,
 ) -> NDArray[np.int64]:
-    """The phone at the centre of each frame: frame t takes the phone with start <= first_frame_centre + t / rate < end.
+    """The phone at the centre of each frame: frame t has the phone with start <= first_frame_centre + t / rate < end.
 
     Args:
         starts, ends: phone times in seconds, in order of time.
@@ -83,7 +86,7 @@ def _check_phone_times(starts: NDArray[np.float64], ends: NDArray[np.float64], i
 class LabelQuality:
     r"""Phone purity, cluster purity and PNMI of frame labels, accumulated over batches.
 
-    With p(y, z) the share of frames that carry phone y and label z (HuBERT, equations of section IV-C):
+    With p(y, z) the share of frames that carry phone y and label z (HuBERT, arXiv 2106.07447):
 
     - phone purity   = sum_z max_y p(y, z): the frame accuracy of naming each label's commonest phone;
     - cluster purity = sum_y max_z p(y, z): the share of each phone's frames in its commonest label;

@@ -1,0 +1,232 @@
+"""Error rates against a slow edit distance, label quality against counting in loops, phones of frames."""
+
+from collections import Counter
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_speech_ssl.evaluation import (
+    IGNORED_PHONE_ID,
+    CharacterErrorRate,
+    ErrorCounts,
+    LabelQuality,
+    WordErrorRate,
+    count_character_errors,
+    count_word_errors,
+    normalize_text,
+    phone_ids_at_frames,
+)
+
+
+@pytest.fixture(autouse=True)
+def metrics_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path))
+
+
+# --- error rates
+
+
+def slow_edits(prediction, reference) -> int:
+    @cache
+    def edits(p: int, r: int) -> int:
+        if 0 in (p, r):
+            return p + r
+        same = prediction[p - 1] == reference[r - 1]
+        return min(edits(p - 1, r - 1) + (not same), edits(p - 1, r) + 1, edits(p, r - 1) + 1)
+
+    return edits(len(prediction), len(reference))
+
+
+texts = st.text(alphabet="ab ", max_size=12)
+
+
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=4))
+@settings(deadline=None, max_examples=60)
+def test_counts_equal_a_slow_edit_distance(pairs):
+    predictions, references = zip(*pairs, strict=True)
+    words = count_word_errors(predictions, references)
+    characters = count_character_errors(predictions, references)
+    for counts, split in ((words, str.split), (characters, lambda text: " ".join(text.split()))):
+        errors = sum(slow_edits(split(p), split(r)) for p, r in pairs)
+        assert counts.substitutions + counts.deletions + counts.insertions == errors
+        assert counts.reference_length == sum(len(split(r)) for r in references)
+        surplus = sum(len(split(p)) - len(split(r)) for p, r in pairs)
+        assert counts.insertions - counts.deletions == surplus
+    assert sum((count_word_errors([p], [r]) for p, r in pairs), ErrorCounts()) == words
+
+
+def test_metrics_give_rates_and_counts_at_once_or_in_batches():
+    predictions = ["the cat sat", "on mat", "and so on"]
+    references = ["the cat sat", "on the mat", "and now"]
+    metric = WordErrorRate()
+    at_once = metric.compute(predictions=predictions, references=references)
+    assert at_once == {
+        "wer": 3 / 8,
+        "word_substitutions": 1,
+        "word_deletions": 1,
+        "word_insertions": 1,
+        "num_words": 8,
+    }
+    metric.add_batch(predictions=predictions[:2], references=references[:2])
+    metric.add(prediction=predictions[2], reference=references[2])
+    assert metric.compute() == at_once
+    on_disk = WordErrorRate(keep_in_memory=False)
+    assert on_disk.compute(predictions=predictions, references=references) == at_once
+    characters = CharacterErrorRate().compute(predictions=["ab  c\n"], references=["ab d"])
+    assert characters["cer"] == 1 / 4 and characters["character_substitutions"] == 1
+
+
+def test_an_empty_reference_counts_its_insertions():
+    result = WordErrorRate().compute(predictions=["oh no", "a b"], references=["", "a b"])
+    assert result["wer"] == 1.0 and result["word_insertions"] == 2
+    assert WordErrorRate().compute(predictions=["", ""], references=["", "a b"])["wer"] == 1.0
+
+
+@pytest.mark.parametrize("metric", [WordErrorRate, CharacterErrorRate])
+@pytest.mark.parametrize(
+    ("inputs", "error", "words"),
+    [
+        ({"predictions": ["a"], "references": [" "]}, ValueError, "only empty ones"),
+        ({"predictions": [], "references": []}, ValueError, "only empty ones"),
+        ({}, ValueError, "add_batch"),
+        ({"predictions": ["a"], "references": ["a", "b"]}, ValueError, "1 predictions for 2"),
+        ({"predictions": ["a", "b"], "references": ["a", None]}, TypeError, r"references\[1\] is None"),
+        ({"predictions": ["a", ["b"]], "references": ["a", "b"]}, TypeError, r"predictions\[1\]"),
+        ({"predictions": "a", "references": "b"}, TypeError, "list of strings"),
+        ({"predictions": ["a"]}, TypeError, "references must be"),
+    ],
+)
+def test_metrics_refuse(metric, inputs, error, words):
+    with pytest.raises(error, match=words):
+        metric().compute(**inputs)
+
+
+def test_normalize_text():
+    assert normalize_text("  “Don’t\tpanic!”,\n she said – twice|2×. ") == "don't panic she said twice 2"
+    assert normalize_text("Well-known: CAFE\u0301 $5") == "well known caf\u00e9 5"
+    assert normalize_text("...") == ""
+    with pytest.raises(TypeError, match="NoneType"):
+        normalize_text(None)
+
+
+@given(st.text(max_size=20))
+@settings(deadline=None)
+def test_normalizing_twice_changes_nothing(text):
+    once = normalize_text(text)
+    assert normalize_text(once) == once
+
+
+# --- label quality
+
+
+def slow_quality(labels, phones):
+    total = len(labels)
+    joint = {pair: n / total for pair, n in Counter(zip(phones, labels, strict=True)).items()}
+    p_phone = {y: sum(p for (y2, _), p in joint.items() if y2 == y) for y in set(phones)}
+    p_label = {z: sum(p for (_, z2), p in joint.items() if z2 == z) for z in set(labels)}
+    information = sum(p * np.log(p / (p_phone[y] * p_label[z])) for (y, z), p in joint.items())
+    return {
+        "phone_purity": sum(max(p for (_, z2), p in joint.items() if z2 == z) for z in p_label),
+        "cluster_purity": sum(max(p for (y2, _), p in joint.items() if y2 == y) for y in p_phone),
+        "pnmi": information / -sum(p * np.log(p) for p in p_phone.values()),
+    }
+
+
+def quality(labels, phones, num_phones=50):
+    measure = LabelQuality(num_phones)
+    measure.update(labels, phones)
+    return measure.compute()
+
+
+@pytest.mark.parametrize("num_batches", [1, 7])
+@pytest.mark.parametrize("highest_label", [5, 791_015_624, 2**63 // 50 - 2])
+def test_label_quality_equals_counting_in_loops(highest_label, num_batches):
+    generator = np.random.default_rng(0)
+    phones = generator.integers(0, 50, 700)
+    codes = generator.integers(0, highest_label + 1, 40)
+    labels = codes[(phones + generator.integers(0, 4, 700)) % 40]  # labels that know something of the phone
+    phones[::9] = IGNORED_PHONE_ID
+    measure = LabelQuality(50)
+    for label_batch, phone_batch in zip(
+        np.split(labels.reshape(-1, 1), num_batches), np.split(phones.reshape(-1, 1), num_batches), strict=True
+    ):
+        measure.update(torch.from_numpy(label_batch), phone_batch)
+    result = measure.compute()
+    kept = phones != IGNORED_PHONE_ID
+    expected = slow_quality(labels[kept].tolist(), phones[kept].tolist())
+    assert {name: result[name] for name in expected} == pytest.approx(expected, rel=1e-12)
+    assert result["num_frames"] == kept.sum() and result["num_labels"] == len(set(labels[kept]))
+    assert measure.compute() == result  # computing does not consume
+
+
+def test_label_quality_at_its_extremes():
+    phones = np.array([0, 0, 0, 1, 1, 2])
+    known = quality(phones * 131_000_000, phones)
+    assert (known["phone_purity"], known["cluster_purity"], known["pnmi"]) == (1.0, 1.0, 1.0)
+    constant = quality(np.full(6, 7), phones)
+    assert (constant["phone_purity"], constant["cluster_purity"], constant["pnmi"]) == (0.5, 1.0, 0.0)
+    own_label_each = quality(np.arange(6), phones)
+    assert own_label_each["phone_purity"] == 1.0 and own_label_each["pnmi"] == pytest.approx(1.0)
+    assert own_label_each["cluster_purity"] == pytest.approx(3 / 6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "phones", "error", "words"),
+    [
+        ([1, 2], [0], ValueError, "one shape"),
+        ([1.0, 2.0], [0, 1], TypeError, "integers"),
+        ([-1, 2], [0, 1], ValueError, "labels of frames"),
+        ([2**63 // 50, 2], [0, 1], ValueError, "labels of frames"),
+        ([1, 2], [0, 50], ValueError, "phone_ids of frames"),
+        ([1, 2], [-100, -100], ValueError, "No frame"),
+        ([1, 2], [3, 3], ValueError, "at least two phones"),
+    ],
+)
+def test_label_quality_refuses(labels, phones, error, words):
+    with pytest.raises(error, match=words):
+        quality(np.array(labels), np.array(phones))
+
+
+# --- phones of frames
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 0.1), st.floats(0, 0.3), st.integers(0, 9)), max_size=8),
+    st.sampled_from([25.0, 50.0, 100.0]),
+    st.sampled_from([None, 0.0175]),
+)
+@settings(deadline=None)
+def test_phone_ids_equal_a_search_in_loops(gaps, frame_rate, first_frame_centre):
+    starts, ends, ids, now = [], [], [], 0.0
+    for gap, duration, phone in gaps:
+        starts.append(now + gap)
+        ends.append(now + gap + duration)
+        ids.append(phone)
+        now = ends[-1]
+    first = 0.5 / frame_rate if first_frame_centre is None else first_frame_centre
+    expected = []
+    for frame in range(60):
+        inside = [p for s, e, p in zip(starts, ends, ids, strict=True) if s <= first + frame / frame_rate < e]
+        expected.append(inside[0] if inside else IGNORED_PHONE_ID)
+    assert phone_ids_at_frames(starts, ends, ids, 60, frame_rate, first_frame_centre).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("starts", "ends", "ids", "frame_rate", "words"),
+    [
+        ([0.0], [1.0, 2.0], [1, 2], 50.0, "one length"),
+        ([0.0, 0.5], [1.0, 2.0], [1, 2], 50.0, "follow each other"),
+        ([1.0, 0.0], [2.0, 1.0], [1, 2], 50.0, "follow each other"),
+        ([1.0], [0.5], [1], 50.0, "before its start"),
+        ([float("nan")], [0.5], [1], 50.0, "finite"),
+        ([0.0], [0.5], [-1], 50.0, "negative"),
+        ([0.0], [0.5], [1], 0.0, "frame_rate"),
+    ],
+)
+def test_phone_ids_refuse(starts, ends, ids, frame_rate, words):
+    with pytest.raises(ValueError, match=words):
+        phone_ids_at_frames(starts, ends, ids, 10, frame_rate)
