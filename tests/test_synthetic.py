@@ -4,6 +4,7 @@ import io
 import itertools
 import random
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,6 +130,10 @@ def test_noise_has_the_ratio_asked_for(snr_db):
         assert measured == pytest.approx(snr_db, abs=0.5)
 
 
+def test_loud_noise_does_not_clip():
+    assert 0.9 < np.abs(waveform(utterance(recipe(noise_snr_db=-20), 0))).max() < 0.96
+
+
 def test_reverberation_adds_a_tail_and_moves_nothing():
     for index in range(5):
         dry, wet = utterance(CLEAN, index), utterance(recipe(reverberation=True), index)
@@ -163,14 +168,24 @@ def test_a_broken_run_leaves_nothing_that_is_taken_for_a_corpus(tmp_path, monkey
             raise KeyboardInterrupt
         return utterance(recipe, index)
 
+    def corpora() -> list[Path]:
+        return [path for path in (tmp_path / "synthetic").iterdir() if path.is_dir()]
+
     with monkeypatch.context() as patch:
         patch.setattr(synthetic, "utterance", killed)
-        with pytest.raises(BaseException):  # noqa: B017 - datasets wraps it or not
+        with pytest.raises(KeyboardInterrupt):
             build_synthetic(num_sentences=6, cache_dir=tmp_path)
-    assert len(build_synthetic(num_sentences=6, cache_dir=tmp_path)) == 6
-    (corpus,) = (path for path in (tmp_path / "synthetic").iterdir() if path.is_dir())
-    (corpus.rename(corpus.with_name(corpus.name + ".partial")) / "state.json").unlink()  # as killed while saving
-    assert len(build_synthetic(num_sentences=6, cache_dir=tmp_path)) == 6
+    assert corpora() == []
+    whole = build_synthetic(num_sentences=6, cache_dir=tmp_path).to_list()
+    (corpus,) = corpora()
+    scratch = corpus.with_name(corpus.name + ".partial")  # what is there after a kill while saving
+    scratch.mkdir()
+    corpus.rename(scratch / "corpus")
+    (scratch / "corpus" / "state.json").unlink()
+    (scratch / "corpus" / "half-written").touch()
+    assert build_synthetic(num_sentences=6, cache_dir=tmp_path).to_list() == whole
+    assert corpora() == [corpus]
+    assert not (corpus / "half-written").exists()
 
 
 def test_two_at_once_make_it_once(tmp_path, said):

@@ -67,7 +67,8 @@ def load_corpus(
     Args:
         name_or_path: the id of a Hub data set; a local folder of audio files (`audiofolder`, with or without
             `metadata.csv`), of parquet files or made by `save_to_disk`; a parquet, arrow or tar file; or `synthetic`.
-        config_name: the configuration of a Hub data set, or the grammar of `synthetic`.
+        config_name: the configuration of a Hub data set, or the options of `synthetic` as one string, such as
+            "full" or "sentences=500,grammar=full,seed=1" (see `hf_speech_ssl.data.synthetic.parse_synthetic_options`).
         split: the split's name, or several joined by `+`; map-style data sets also take slices: `train[:10%]`.
         streaming: return an `IterableDataset` that reads while it is iterated.
         audio_column: the column with the audio.
@@ -130,13 +131,12 @@ def _load_split(
 
 
 def _load_synthetic(split: str, config_name: str | None, cache_dir: str | None, options: dict[str, Any]) -> Dataset:
-    from .synthetic import build_synthetic  # needs espeak-ng, which other corpora do not
+    from .synthetic import build_synthetic, parse_synthetic_options  # needs espeak-ng, which other corpora do not
 
-    if config_name is not None:
-        options = {**options, "grammar": config_name}
+    name = _split_name(split)
+    options = {**parse_synthetic_options(config_name, name), **options}
     if cache_dir is not None:
         options = {**options, "cache_dir": cache_dir}
-    name = _split_name(split)
     return _select(build_synthetic(split=name, **options), name, split)
 
 

@@ -91,10 +91,12 @@ def build_synthetic(
     # The lock makes a second process wait for the first; the rename makes a folder either whole or absent.
     with FileLock(f"{target}.lock"):
         if not target.exists():
-            partial_target = target.with_name(target.name + ".partial")
-            shutil.rmtree(partial_target, ignore_errors=True)  # a killed run's
-            _write(recipe, size, num_proc or 1, partial_target)
-            partial_target.rename(target)
+            scratch = target.with_name(target.name + ".partial")
+            shutil.rmtree(scratch, ignore_errors=True)  # a killed run's
+            try:
+                _write(recipe, size, num_proc or 1, scratch).rename(target)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
     return load_from_disk(str(target))
 
 
@@ -180,20 +182,17 @@ def _folder_name(recipe: Recipe, size: dict[str, Any]) -> str:
     return f"{recipe.grammar}-{recipe.split}-{key}"
 
 
-def _write(recipe: Recipe, size: dict[str, Any], num_proc: int, folder: Path) -> None:
-    """Synthesise to disk row by row: memory does not grow with the corpus."""
-    work = folder.with_name(folder.name + "-work")
-    try:
-        dataset = Dataset.from_generator(
-            _rows,
-            features=_FEATURES,
-            cache_dir=str(work),
-            gen_kwargs={"recipe": recipe, "num_proc": num_proc, **size},
-        )
-        audio = Audio(sampling_rate=SAMPLING_RATE, decode=False)
-        dataset.cast_column("audio", audio).save_to_disk(str(folder))
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+def _write(recipe: Recipe, size: dict[str, Any], num_proc: int, scratch: Path) -> Path:
+    """Synthesise to disk row by row, so that memory does not grow with the corpus; return its folder in `scratch`."""
+    dataset = Dataset.from_generator(
+        _rows,
+        features=_FEATURES,
+        cache_dir=str(scratch / "rows"),
+        gen_kwargs={"recipe": recipe, "num_proc": num_proc, **size},
+    )
+    folder = scratch / "corpus"
+    dataset.cast_column("audio", Audio(sampling_rate=SAMPLING_RATE, decode=False)).save_to_disk(str(folder))
+    return folder
 
 
 def _rows(recipe: Recipe, num_sentences: int | None, hours: float | None, num_proc: int) -> Iterator[dict[str, Any]]:
