@@ -11,7 +11,7 @@ from datasets import Dataset
 from hf_speech_ssl.data.batching import SpeechBatches
 from hf_speech_ssl.data.corpora import SpeechDataset, load_corpus
 
-from .settings import TrainingSettings, flag, parse_pairs
+from .settings import TrainingSettings, flag
 
 MAX_VOCABULARY_TEXTS = 100_000  # read for the characters of a streamed corpus
 
@@ -22,7 +22,7 @@ class DataSettings:
 
     dataset_name: str = flag(None, "Id of a Hub data set, a local folder or file, or 'synthetic'.")
     dataset_config_name: str | None = flag(
-        None, "Its configuration. For 'synthetic': options as 'num_sentences=500,grammar=full,seed=1'."
+        None, "Its configuration. For 'synthetic': options as 'sentences=500,grammar=full,seed=1'."
     )
     dataset_revision: str | None = flag(None, "Branch, tag or commit of a Hub data set.")
     train_split_name: str = flag("train", "Split to train on; several joined by '+'.")
@@ -67,17 +67,15 @@ class Corpus:
         """Download or make what is missing (once per machine) and open it."""
 
         def load_split(split: str, limit: int | None) -> SpeechDataset:
-            name, options = _name_and_options(settings)
             dataset = load_corpus(
                 settings.dataset_name,
-                config_name=name,
+                config_name=settings.dataset_config_name,
                 split=split,
                 streaming=settings.streaming,
                 audio_column=settings.audio_column_name,
                 text_column=text_column,
                 revision=settings.dataset_revision,
                 cache_dir=settings.dataset_cache_dir,
-                **options,
             )
             return dataset if limit is None else dataset.take(limit)
 
@@ -142,11 +140,3 @@ class Corpus:
 
 def _share(accelerator: Accelerator) -> dict[str, int]:
     return {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes}
-
-
-def _name_and_options(settings: DataSettings) -> tuple[str | None, dict[str, Any]]:
-    """The configuration's name; or, of the synthetic corpus, the options that stand in its place."""
-    name = settings.dataset_config_name
-    if settings.dataset_name == "synthetic" and name and "=" in name:
-        return None, parse_pairs(name, "dataset_config_name")
-    return name, {}

@@ -35,6 +35,30 @@ def evaluating(model: nn.Module, device: torch.device, seed: int) -> Iterator[No
             model.train()
 
 
+def one_pass(
+    splits: Mapping[str, EvaluationBatches], split: str, accelerator: Accelerator, interruption: Interruption
+) -> Iterator[Batch]:
+    """This process's batches of a split. Processes wait for each other, since streams give them unequal counts.
+
+    Raises:
+        Interrupted: a signal reached one of the processes.
+        ValueError: there is nothing in the split for this process.
+    """
+    stream, count = iter(splits[split].epoch(0)), 0
+    while True:
+        batch = next(stream, None)
+        if not interruption.meet(accelerator, busy=batch is not None):
+            break
+        if batch is not None:
+            count += 1
+            yield batch
+    if not count:
+        raise ValueError(
+            f"Process {accelerator.process_index} of {accelerator.num_processes} found no utterance in the split "
+            f"{split!r}. Evaluate on a larger one, or with fewer processes."
+        )
+
+
 def metric_name(splits: Mapping[str, EvaluationBatches], split: str, metric: str) -> str:
     """`eval_loss` with one split, `eval_<split>_loss` with several."""
     return f"eval_{metric}" if len(splits) == 1 else f"eval_{split}_{metric}"
@@ -70,8 +94,7 @@ class LossEvaluator:
     def evaluate_split(self, model: nn.Module, split: str, interruption: Interruption) -> dict[str, float]:
         """Means over one split."""
         sums = Sums()
-        for batch in self.splits[split].epoch(0):
-            interruption.raise_if_agreed(self.accelerator)
+        for batch in one_pass(self.splits, split, self.accelerator, interruption):
             output, units = self.objective(model, batch, self.accelerator.device)
             sums = add([sums, weighted_scalars(output, units, self.objective.unit)])
         return means(reduce(self.accelerator, sums))

@@ -24,7 +24,7 @@ class Interrupted(SystemExit):
 class Interruption:
     """Notes a signal instead of dying of it; a second Ctrl-C leaves at once.
 
-    Signals reach the processes of a distributed run at different moments, if they reach all of them: `agreed` makes
+    Signals reach the processes of a distributed run at different moments, if they reach all of them: `meet` makes
     them a common decision.
     """
 
@@ -50,18 +50,16 @@ class Interruption:
         elif number == signal.SIGINT and time.monotonic() - self._noted_at > IMPATIENCE:
             raise KeyboardInterrupt
 
-    def agreed(self, accelerator: Accelerator) -> int:
-        """The signal that any process got, or 0. A collective call: every process makes it at the same point."""
-        if accelerator.num_processes == 1:
-            return self.signal_number
-        mine = torch.tensor([self.signal_number], device=accelerator.device)
-        return int(accelerator.gather(mine).max())
-
-    def raise_if_agreed(self, accelerator: Accelerator) -> None:
-        """Leave the run if any process was asked to.
+    def meet(self, accelerator: Accelerator, busy: bool = True) -> bool:
+        """Whether any process is busy. A collective call: every process makes it at the same point.
 
         Raises:
-            Interrupted: on every process, with the same signal.
+            Interrupted: on every process with the same signal, if any of them got one.
         """
-        if number := self.agreed(accelerator):
+        number = self.signal_number
+        if accelerator.num_processes > 1:
+            mine = torch.tensor([[number, busy]], device=accelerator.device)
+            number, busy = accelerator.gather(mine).amax(0).tolist()
+        if number:
             raise Interrupted(number)
+        return bool(busy)

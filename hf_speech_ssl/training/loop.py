@@ -166,7 +166,7 @@ class TrainingLoop:
         """Leave the run if the update before this one says so: it is known without waiting for the device."""
         signals, skipped_in_a_row = previous.read() if previous else (0.0, 0.0)
         if signals or self.accelerator.num_processes == 1:
-            self.interruption.raise_if_agreed(self.accelerator)
+            self.interruption.meet(self.accelerator)
         if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise FloatingPointError(
                 f"{MAX_SKIPPED_IN_A_ROW} updates in a row up to update {self.state.step} had gradients that are not "
@@ -195,7 +195,7 @@ class TrainingLoop:
             self.evaluate()
             value = self.metrics[self.evaluator.metric]
             best = self.state.best_metric
-            if math.isfinite(value) and (best is None or value < best):
+            if math.isfinite(value) and (best is None or value <= best):
                 self.state.best_metric, self.state.best_step = value, self.state.step
                 self.save()
 

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
+    ProjectConfiguration,
     TorchDynamoPlugin,
     broadcast_object_list,
     set_seed,
@@ -27,7 +28,7 @@ SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULT
 
 
 def make_accelerator(settings: TrainingSettings) -> Accelerator:
-    """An Accelerator for the loop, its trackers started, and every random generator seeded per process.
+    """An Accelerator for the loop, and every random generator seeded per process.
 
     Raises:
         ValueError: a way of distributing that the loop does not know: it needs whole gradients on every process.
@@ -36,7 +37,7 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         log_with=trackers or None,
-        project_dir=settings.output_dir,
+        project_config=ProjectConfiguration(settings.output_dir, logging_dir=str(Path(settings.output_dir) / "runs")),
         # Our buffers never change, and every parameter gets a gradient in every backward pass.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
         dynamo_plugin=TorchDynamoPlugin(backend="inductor") if settings.torch_compile else None,
@@ -46,7 +47,6 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
             f"The training loop runs on one process or with DistributedDataParallel, not with "
             f"{accelerator.distributed_type.value}. Choose multi-GPU or multi-CPU in `accelerate config`."
         )
-    accelerator.init_trackers("runs")
     disable_progress_bar()  # transformers' own, one for every checkpoint
     set_seed(settings.seed, device_specific=True)
     return accelerator
@@ -89,12 +89,15 @@ def _first(
 
 
 def write_arguments(output_dir: Path, accelerator: Accelerator, *settings: Any) -> None:
-    """Record the run's settings in `run_arguments.json`, of local paths only the last part, fit to be shared."""
+    """Record the run's settings with the trackers, which start here, and in `run_arguments.json`.
+
+    Of local paths only the last part is kept: both are made to be shared.
+    """
+    values = {name: _without_folders(value) for part in settings for name, value in asdict(part).items()}
+    accelerator.init_trackers("hf_speech_ssl", config={name: v for name, v in values.items() if v is not None})
     if not accelerator.is_main_process:
         return
-    values = {name: value for part in settings for name, value in asdict(part).items()}
     output_dir.mkdir(parents=True, exist_ok=True)
-    values = {name: _without_folders(value) for name, value in values.items()}
     values["mixed_precision"] = accelerator.mixed_precision
     (output_dir / ARGUMENTS_FILE).write_text(json.dumps(values, indent=2) + "\n")
 

@@ -11,7 +11,7 @@ from hf_speech_ssl.decoding import ctc_text, greedy_ctc
 from hf_speech_ssl.evaluation import ErrorCounts, count_character_errors, count_word_errors
 
 from .diagnostics import Sums, add, constants, means, reduce, weighted_scalars
-from .evaluators import EvaluationBatches, evaluating, metric_name
+from .evaluators import EvaluationBatches, evaluating, metric_name, one_pass
 from .interruption import Interruption
 from .objectives import Transcription
 
@@ -49,11 +49,10 @@ class TranscriptEvaluator:
         """`loss`, `wer` and `cer` of one split.
 
         Raises:
-            ValueError: the split holds no word on any process.
+            ValueError: the split has no word.
         """
         device, sums, words, characters = self.accelerator.device, Sums(), ErrorCounts(), ErrorCounts()
-        for batch in self.splits[split].epoch(0):
-            interruption.raise_if_agreed(self.accelerator)
+        for batch in one_pass(self.splits, split, self.accelerator, interruption):
             output, units = self.objective(model, batch, device)
             sums = add([sums, weighted_scalars(output, units, self.objective.unit)])
             if batch.num_examples:

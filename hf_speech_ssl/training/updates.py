@@ -41,7 +41,8 @@ class Learner:
     ):
         self.accelerator, self.objective, self.settings, self.schedule = accelerator, objective, settings, schedule
         if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
+            # The second name is the older one.
+            (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
         self.bare_model = model
         self.model = accelerator.prepare_model(model)
         self.adamw = torch.optim.AdamW(

@@ -1,6 +1,7 @@
 """A run as a whole: resume, best checkpoint, logs, interruption."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,15 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from toys import ToyBatches, noise, tiny_birq
+from toys import ToyBatches, free_port, noise, tiny_birq
 
 from hf_speech_ssl import BiRQForPreTraining, SpeechSSLFeatureExtractor
 from hf_speech_ssl.training.evaluators import LossEvaluator
 from hf_speech_ssl.training.loop import TrainingLoop
 from hf_speech_ssl.training.objectives import SelfSupervised
 from hf_speech_ssl.training.settings import TrainingSettings
-from hf_speech_ssl.training.setup import make_accelerator
+from hf_speech_ssl.training.setup import make_accelerator, write_arguments
 
 HERE = Path(__file__).parent
 
@@ -27,6 +29,7 @@ def make_loop(folder, batches=None, evaluator=LossEvaluator, max_steps=6, **sett
     settings = {"logging_steps": 2, "save_steps": 3, "eval_steps": 0, "report_to": "none", **settings}
     settings = TrainingSettings(output_dir=str(folder), warmup_steps=2, learning_rate=1e-3, **settings)
     model, accelerator = tiny_birq(), make_accelerator(settings)
+    write_arguments(Path(folder), accelerator, settings)
     features = SpeechSSLFeatureExtractor()
     objective, batches = SelfSupervised(features), batches or ToyBatches()
     if evaluator is LossEvaluator:
@@ -159,20 +162,50 @@ def test_a_run_without_finite_gradients_ends_with_a_reason(tmp_path):
         loop.run()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number, code):
-    worker = subprocess.Popen(
-        [sys.executable, str(HERE / "endless_run.py"), str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "train_log.jsonl").exists() or not log_of(tmp_path):
-        assert time.monotonic() < deadline and worker.poll() is None, "the run never came to its first report"
+def start_endless_runs(folder, num_processes):
+    """Processes of one run, once it has come to its first report."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    if num_processes > 1:
+        environment |= {"WORLD_SIZE": str(num_processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "endless_run.py"), str(folder)],
+            env=environment | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if num_processes > 1 else {}),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(num_processes)
+    ]
+    deadline = time.monotonic() + 90
+    while not (folder / "train_log.jsonl").exists() or not log_of(folder):
+        assert time.monotonic() < deadline, "the run never came to its first report"
+        assert all(worker.poll() is None for worker in workers), "the run ended by itself"
         time.sleep(0.05)
-    worker.send_signal(number)
-    output, _ = worker.communicate(timeout=60)
-    assert worker.returncode == code, output
+    return workers
+
+
+@pytest.mark.parametrize(("number", "code", "num_processes"), [(signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 2)])
+def test_a_signal_to_one_process_ends_the_run_with_a_checkpoint(tmp_path, number, code, num_processes):
+    workers = start_endless_runs(tmp_path, num_processes)
+    workers[-1].send_signal(number)
+    outputs = [worker.communicate(timeout=60)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [code] * num_processes, outputs
     (checkpoint,) = tmp_path.glob("checkpoint-*")
     step = json.loads((checkpoint / "training_state.json").read_text())["step"]
-    assert f"{number.name}: stopped after update {step}" in output and "--resume_from_checkpoint last" in output
-    assert torch.load(checkpoint / "process-00000.pt")["position"]["epoch"] == step
+    assert (
+        f"{number.name}: stopped after update {step}" in outputs[0] and "--resume_from_checkpoint last" in outputs[0]
+    )
+    for rank in range(num_processes):
+        assert torch.load(checkpoint / f"process-{rank:05d}.pt")["position"]["epoch"] == step
+    # With one process, whatever the number before.
     make_loop(tmp_path, resume_from_checkpoint="last", max_steps=step + 1, evaluator=None).run()
+
+
+@pytest.mark.parametrize("option", [{"mixed_precision": "bf16"}, {"gradient_checkpointing": True}])
+def test_memory_savers_change_little(whole_run, tmp_path, option):
+    AcceleratorState._reset_state(reset_partial_state=True)  # which else refuses another precision
+    make_loop(tmp_path, eval_steps=2, **option).run()
+    losses = [[line["loss"] for line in log_of(folder) if "loss" in line] for folder in (whole_run, tmp_path)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2 if "mixed_precision" in option else 1e-5)
+    assert {value.dtype for value in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
+    AcceleratorState._reset_state(reset_partial_state=True)

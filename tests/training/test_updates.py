@@ -1,7 +1,6 @@
 """The gradient contract: a mean over all units of all batches, wherever they are computed."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from toys import gradients_of_update, noise, toy_model
+from toys import free_port, gradients_of_update, noise, toy_model
 
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 from hf_speech_ssl.training.diagnostics import means
@@ -35,12 +34,6 @@ def reference_gradients(*utterances):
 
 def assert_same(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-8)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

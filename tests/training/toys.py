@@ -1,5 +1,7 @@
 """Small stand-ins for the training tests: batches of noise, a model whose loss is a mean over uneven counts."""
 
+import socket
+
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -99,3 +101,10 @@ def gradients_of_update(accelerator, batches, **settings):
     learner = GradientRecorder(accelerator, toy_model(), objective, settings, lambda step: 1.0)
     sums = learner.update(1, batches)
     return learner.gradients, sums
+
+
+def free_port() -> int:
+    """A port for the processes of a test to meet at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
