@@ -13,6 +13,7 @@ _PRESETS = {
         "num_attention_heads": 4,
         "intermediate_size": 576,
         "conv_kernel_size": 15,
+        "initializer_range": 0.08,  # 0.02 suits wide layers; at this width it takes twice the updates
         "codebook_size": 1024,
     },
     "birq-base": {},
