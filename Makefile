@@ -27,7 +27,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 quickstart: $(READY)
-	$(BIN)/python -m hf_speech_ssl.quickstart
+	$(BIN)/python examples/quickstart.py
 
 clean:
 	rm -rf $(VENV) outputs build *.egg-info
