@@ -93,6 +93,7 @@ def write_model_card(folder: str | Path, license: str = "apache-2.0") -> ModelCa
     kind = _kind(config)
     name = arguments.get("hub_model_id") or folder.resolve().name
     dataset = arguments["dataset_name"]
+    synthetic = dataset == "synthetic"
     card = ModelCard.from_template(
         _metadata(name, kind, tags, license, results, arguments),
         template_path=str(TEMPLATE),
@@ -102,7 +103,9 @@ def write_model_card(folder: str | Path, license: str = "apache-2.0") -> ModelCa
         config=config,
         arguments=arguments,
         results={**results, "num_parameters_in_words": _in_words(results["num_parameters"])},
-        dataset=dataset,
+        dataset="synthetic speech from espeak-ng" if synthetic else f"`{dataset}`",
+        synthetic=synthetic,
+        duration=_duration(results["training_hours"]),
         from_scratch=bool(arguments.get("from_scratch") or arguments.get("config_name")),
         frame_ms=10 * config.get("frame_stacking", 1),
         codebook_size=_product(config.get("fsq_levels", [])),
@@ -173,6 +176,10 @@ def _kind(config: dict[str, Any]) -> str:
     if architecture.endswith("ForCTC"):
         return "ctc"
     return "tokenizer" if config["model_type"] == "speech_fsq" else "encoder"
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
 
 
 def _in_words(count: int) -> str:

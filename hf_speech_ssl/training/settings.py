@@ -85,41 +85,36 @@ def parse_settings(argv: list[str] | None, description: str | None, classes: Seq
     Args:
         defaults: a recipe's values, in place of the dataclasses' own.
     """
-    parser = HfArgumentParser(classes, description=description, formatter_class=_HelpFormatter)  # type: ignore[arg-type]
+    parser = HfArgumentParser(
+        classes,  # type: ignore[arg-type]
+        description=description,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,  # a misspelt flag is no abbreviation
+    )
     parser.set_defaults(**defaults)
     return parser.parse_args_into_dataclasses(argv)
 
 
-def parse_pairs(text: str | None, flag_name: str) -> dict[str, Any]:
-    """Typed values by name from `"hidden_size=128,label_layer=None"`.
-
-    Raises:
-        ValueError: a part without `=`.
-    """
-    pairs: dict[str, Any] = {}
-    # A comma separates two pairs only before the next `name=`, so that lists may hold commas.
-    for part in re.split(r",(?=\s*\w+\s*=)", text or ""):
-        if part.strip():
-            name, separator, value = (piece.strip() for piece in part.partition("="))
-            if not separator:
-                raise ValueError(f"--{flag_name} needs name=value pairs separated by commas, got {part!r}.")
-            pairs[name] = _typed(value)
-    return pairs
-
-
 def parse_config_overrides(text: str | None, config_class: type) -> dict[str, Any]:
-    """Config fields from `--config_overrides`; the config itself checks types and ranges.
+    """Config fields from `"hidden_size=128,label_layer=None"`; the config itself checks types and ranges.
 
     Raises:
-        ValueError: no pairs, or a name that is no field of `config_class` (with the nearest one).
+        ValueError: a part without `=`, or a name that is no field of `config_class` (with the nearest one).
     """
-    overrides = parse_pairs(text, "config_overrides")
+    overrides: dict[str, Any] = {}
     names = [field.name for field in fields(config_class)]
-    for name in overrides:
+    # A comma separates two fields only before the next `name=`, so that lists may hold commas.
+    for part in re.split(r",(?=\s*\w+\s*=)", text or ""):
+        if not part.strip():
+            continue
+        name, separator, value = (piece.strip() for piece in part.partition("="))
+        if not separator:
+            raise ValueError(f"--config_overrides needs name=value pairs separated by commas, got {part!r}.")
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise ValueError(f"{config_class.__name__} has no field '{name}' to override.{hint}")
+        overrides[name] = _typed(value)
     return overrides
 
 

@@ -1,0 +1,142 @@
+"""The command lines as a person uses them: pretrain, fine-tune, resume, and what is left in the folder."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from transformers import pipeline
+
+from hf_speech_ssl import BiRQForCTC, SpeechSSLFeatureExtractor
+from hf_speech_ssl.training.updates import Learner
+
+pytest.importorskip("espeakng_loader")
+ROOT = Path(__file__).parent.parent
+sys.path += [str(ROOT / "pretraining_scripts"), str(ROOT / "finetuning_scripts")]
+
+import run_birq  # noqa: E402
+import run_ctc  # noqa: E402
+
+SIZES = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,codebook_size=32"
+DATA = (
+    "--dataset_name synthetic --dataset_config_name sentences=24,eval_sentences=4 --per_device_train_batch_seconds 12 "
+)
+DATA += "--report_to none --logging_steps 2 "
+BIRQ = f"{DATA} --config_name birq-tiny --config_overrides {SIZES} --normalization_seconds 20 --max_steps 4 "
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_SPEECH_SSL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrained")
+    run_birq.main([*BIRQ.split(), "--output_dir", str(folder), "--eval_split_name", "validation"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finetuned(pretrained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finetuned")
+    flags = f"{DATA} --max_steps 6 --eval_steps 3 --eval_split_name validation,test --freeze_encoder_steps 1"
+    run_ctc.main([*flags.split(), "--model_name_or_path", str(pretrained), "--output_dir", str(folder)])
+    return folder
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_pretraining_leaves_a_model_its_features_results_and_a_card(pretrained):
+    features = SpeechSSLFeatureExtractor.from_pretrained(pretrained)
+    assert len(features.mean) == 80 and all(value > 0 for value in features.variance)
+    results = json.loads((pretrained / "results.json").read_text())
+    assert results["updates"] == 4 and results["eval_loss"] > 0 and results["audio_hours"] > 0
+    assert str(pretrained.parent) not in (pretrained / "run_arguments.json").read_text()
+    assert ModelCard.load(pretrained / "README.md").data.pipeline_tag == "feature-extraction"
+
+
+def test_resuming_on_real_batches_gives_the_same_weights(pretrained, tmp_path, monkeypatch):
+    update = Learner.update
+
+    def dies_in_the_third(self, step, batches, **numbers):
+        if step == 3:
+            raise OSError("the machine went away")
+        return update(self, step, batches, **numbers)
+
+    flags = [*BIRQ.split(), "--output_dir", str(tmp_path), "--save_steps", "2", "--resume_from_checkpoint", "last"]
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="went away"):
+        patch.setattr(Learner, "update", dies_in_the_third)
+        run_birq.main(flags)
+    run_birq.main(flags)
+    assert all(torch.equal(value, weights(pretrained)[name]) for name, value in weights(tmp_path).items())
+
+
+def test_fine_tuning_leaves_a_model_that_the_pipeline_loads(pretrained, finetuned):
+    results = json.loads((finetuned / "results.json").read_text())
+    assert {"eval_validation_wer", "eval_test_wer", "eval_validation_cer", "eval_test_loss"} <= set(results)
+    recognizer = pipeline("automatic-speech-recognition", str(finetuned))
+    assert isinstance(recognizer(np.random.default_rng(0).standard_normal(16_000).astype("float32"))["text"], str)
+    assert recognizer.feature_extractor.mean == SpeechSSLFeatureExtractor.from_pretrained(pretrained).mean
+    assert set("abcde ") - set(recognizer.tokenizer.get_vocab()) == {" "}
+    model = BiRQForCTC.from_pretrained(finetuned)
+    assert model.config.vocab_size == len(recognizer.tokenizer)
+    card = ModelCard.load(finetuned / "README.md")
+    metrics = {(r.dataset_split, r.metric_type): r.metric_value for r in card.data.eval_results}
+    assert metrics["test", "wer"] == pytest.approx(100 * results["eval_test_wer"], abs=0.01)
+
+
+def test_fine_tuning_begins_with_the_pretrained_encoder_unless_from_scratch(pretrained, tmp_path):
+    flags = [*DATA.split(), "--max_steps", "1", "--freeze_encoder", "--eval_split_name", ""]
+    flags += ["--model_name_or_path", str(pretrained)]
+    run_ctc.main([*flags, "--output_dir", str(tmp_path / "tuned")])
+    run_ctc.main([*flags, "--output_dir", str(tmp_path / "scratch"), "--from_scratch"])
+    name = "encoder.feature_projection.weight"
+    assert torch.equal(weights(tmp_path / "tuned")[name], weights(pretrained)[name])
+    assert not torch.equal(weights(tmp_path / "scratch")[name], weights(pretrained)[name])
+
+
+def test_streaming_and_continuing_from_a_ctc_model(finetuned, tmp_path):
+    flags = f"{DATA} --streaming --max_steps 2 --eval_split_name validation --output_dir {tmp_path}"
+    metrics = run_ctc.main([*flags.split(), "--model_name_or_path", str(finetuned)])
+    assert metrics["eval_wer"] >= 0
+
+
+def test_epochs_come_to_steps(pretrained, tmp_path):
+    flags = BIRQ.replace("--max_steps 4", "--num_train_epochs 1")
+    run_birq.main([*flags.split(), "--output_dir", str(tmp_path), "--gradient_accumulation_steps", "2"])
+    results = json.loads((tmp_path / "results.json").read_text())
+    whole = json.loads((pretrained / "results.json").read_text())["audio_hours"]
+    assert (results["updates"], results["audio_hours"]) == (2, whole), "four batches make the epoch"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--config_overrides hiden_size=3", "no field 'hiden_size'"),
+        ("--config_name birq-huge", "no preset 'birq-huge'; the presets are birq-tiny"),
+        ("--config_name huge", "no preset 'huge'"),
+        ("--train_split_name trian", "trian"),
+        ("--streaming --max_steps 0", "max_steps must be at least 1"),
+        ("--learning_rat 1", "learning_rat"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_named(tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        run_birq.main([*BIRQ.split(), "--output_dir", str(tmp_path), *flags.split()])
+
+
+def test_help_says_defaults_and_the_recipe(capsys):
+    for script, recipe in ((run_birq, "0.0002"), (run_ctc, "tri_stage")):
+        with pytest.raises(SystemExit):
+            script.main(["--help"])
+        text = capsys.readouterr().out
+        assert f"default: {recipe}" in " ".join(text.split()) and "accelerate launch" in text
