@@ -185,7 +185,8 @@ class BiRQForPreTraining(BiRQPreTrainedModel):
         softmax((-distance^2 + noise) / tau).
         """
         scores = self.quantizer.soft_scores(label_states)
-        noise = -torch.empty_like(scores).exponential_().log()
+        # Gumbel noise is -log(-log(u)); drawing -log(u) as exponential_() takes the CPU several times as long.
+        noise = torch.rand_like(scores).log_().neg_().log_().neg_()
         return F.softmax((scores + noise) / self.config.gumbel_temperature, dim=-1)
 
 
