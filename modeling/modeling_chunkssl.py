@@ -204,6 +204,8 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel):
     what). Every step draws its chunk duration.
     """
 
+    # What the config of a tokenizer and of the model around it must share.
+    tokenizer_fields = ("num_mel_bins", "frame_stacking", "fsq_levels", "fsq_hidden_size", "fsq_num_hidden_layers")
     _keep_in_fp32_modules_strict = ["quantizer", "tokenizer"]
 
     def __init__(self, config: ChunkSSLConfig):
@@ -231,8 +233,7 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel):
         """
         if self.config.label_kind != "fsq":
             raise ValueError(f'A tokenizer needs label_kind="fsq", this model has "{self.config.label_kind}".')
-        fields = ("num_mel_bins", "frame_stacking", "fsq_levels", "fsq_hidden_size", "fsq_num_hidden_layers")
-        wrong = [name for name in fields if getattr(fsq.config, name) != getattr(self.config, name)]
+        wrong = [name for name in self.tokenizer_fields if getattr(fsq.config, name) != getattr(self.config, name)]
         if wrong:
             raise ValueError(
                 "The tokenizer does not fit: "
@@ -293,7 +294,7 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel):
         return hidden
 
     def label(self, stacked: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
-        """Labels of the unmasked frames, (B, T, stacked_size) -> (B, T, R) int64, each below its entry of `label_sizes`."""
+        """Labels of the unmasked frames: (B, T, stacked_size) -> (B, T, R) int64, below `label_sizes`."""
         if self.config.label_kind == "random_projection":
             return self.quantizer(stacked.flatten(0, 1)).unflatten(0, stacked.shape[:2])
         digits = self.tokenizer(stacked, frame_mask)
