@@ -74,20 +74,19 @@ class FSQLayer(GradientCheckpointingLayer):
 
 
 class FSQResNet(nn.Module):
-    """Projection, residual layers, norm, projection: (B, T, input_size) -> (B, T, output_size)."""
+    """Projection, residual layers, norm: (B, T, input_size) -> (B, T, W)."""
 
-    def __init__(self, input_size: int, width: int, num_layers: int, output_size: int):
+    def __init__(self, input_size: int, width: int, num_layers: int):
         super().__init__()
         self.in_proj = nn.Linear(input_size, width)
         self.layers = nn.ModuleList([FSQLayer(width) for _ in range(num_layers)])
         self.norm = nn.LayerNorm(width)
-        self.out_proj = nn.Linear(width, output_size)
 
     def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
         hidden_states = self.in_proj(hidden_states.to(self.in_proj.weight.dtype))
         for layer in self.layers:
             hidden_states = layer(hidden_states, frame_mask)
-        return self.out_proj(self.norm(hidden_states))
+        return self.norm(hidden_states)
 
 
 class FSQTokenizer(nn.Module):
@@ -100,15 +99,18 @@ class FSQTokenizer(nn.Module):
 
     def __init__(self, config: SpeechSSLConfig):
         super().__init__()
-        self.encoder = FSQResNet(
-            config.stacked_size, config.fsq_hidden_size, config.fsq_num_hidden_layers, len(config.fsq_levels)
-        )
+        self.encoder = FSQResNet(config.stacked_size, config.fsq_hidden_size, config.fsq_num_hidden_layers)
+        self.code_proj = nn.Linear(config.fsq_hidden_size, len(config.fsq_levels))
         self.quantizer = FiniteScalarQuantizer(config.fsq_levels)
 
     @torch.no_grad()
     def forward(self, stacked: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
         """Digits of whole utterances: (B, T, I), (B, T) bool -> (B, T, R) int64; of no meaning at padded frames."""
-        return self.quantizer.digits(self.encoder(self.normalise(stacked, frame_mask), frame_mask))
+        return self.quantizer.digits(self.values(self.normalise(stacked, frame_mask), frame_mask))
+
+    def values(self, normalised: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+        """What is quantized: (B, T, I), (B, T) bool -> (B, T, R)."""
+        return self.code_proj(self.encoder(normalised, frame_mask))
 
     def normalise(self, stacked: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
         """Each feature to mean 0 and variance 1 over the real frames of its utterance: (B, T, I) -> (B, T, I) float32.
@@ -138,9 +140,8 @@ class FSQModel(ConformerPreTrainedModel):
     def __init__(self, config: FSQConfig):
         super().__init__(config)
         self.tokenizer = FSQTokenizer(config)
-        self.decoder = FSQResNet(
-            len(config.fsq_levels), config.fsq_hidden_size, config.fsq_num_hidden_layers, config.stacked_size
-        )
+        self.decoder = FSQResNet(len(config.fsq_levels), config.fsq_hidden_size, config.fsq_num_hidden_layers)
+        self.feature_proj = nn.Linear(config.fsq_hidden_size, config.stacked_size)
         self.post_init()
 
     @can_return_tuple
@@ -158,9 +159,9 @@ class FSQModel(ConformerPreTrainedModel):
         """
         stacked, frame_mask = self.stack_frames(input_features, attention_mask)
         target = self.tokenizer.normalise(stacked, frame_mask)
-        codes = self.tokenizer.quantizer(self.tokenizer.encoder(target, frame_mask))
+        codes = self.tokenizer.quantizer(self.tokenizer.values(target, frame_mask))
         digits = self.tokenizer.quantizer.digits_from_codes(codes)
-        reconstruction = self.decoder(codes, frame_mask)
+        reconstruction = self.feature_proj(self.decoder(codes, frame_mask))
 
         real = torch.ones_like(digits[..., 0], dtype=torch.bool) if frame_mask is None else frame_mask
         count = real.sum()
