@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +23,7 @@ UNKNOWN_TOKEN = "[UNK]"
 WORD_DELIMITER_TOKEN = "|"
 
 
-@dataclass(frozen=True)
-class TokenSpan:
+class TokenSpan(NamedTuple):
     """One decoded token and the frames [start_frame, end_frame) that emitted it."""
 
     token_id: int
@@ -61,7 +61,8 @@ def greedy_ctc(
         ValueError: if the shape is another, a length is outside [0, T], the blank is none of the V tokens, or a
             logit within the lengths is NaN.
     """
-    return [[span.token_id for span in spans] for spans in greedy_ctc_spans(logits_or_ids, lengths, blank_token_id)]
+    counts, runs = _token_runs(logits_or_ids, lengths, blank_token_id)
+    return [part.tolist() for part in runs[:, 0].split(counts)]
 
 
 def greedy_ctc_spans(
@@ -70,18 +71,25 @@ def greedy_ctc_spans(
     blank_token_id: int = 0,
 ) -> list[list[TokenSpan]]:
     """As `greedy_ctc`, with the frames of each token: B lists of `TokenSpan`."""
+    counts, runs = _token_runs(logits_or_ids, lengths, blank_token_id)
+    return [[TokenSpan(*run) for run in part.tolist()] for part in runs.split(counts)]
+
+
+def _token_runs(
+    logits_or_ids: torch.Tensor | NDArray[np.generic],
+    lengths: torch.Tensor | Sequence[int] | None,
+    blank_token_id: int,
+) -> tuple[list[int], torch.Tensor]:
+    """How many tokens each utterance has, and all of them in reading order: rows (token, first frame, frame after)."""
     ids, valid = _best_ids(logits_or_ids, lengths, blank_token_id)
     # Frames past the end count as blank; a blank column on either side lets every run begin and end inside.
     padded = torch.nn.functional.pad(ids.masked_fill(~valid, blank_token_id), (1, 1), value=blank_token_id)
     changes = padded[:, 1:] != padded[:, :-1]  # (B, T + 1); True at t: frame t differs from frame t - 1
     is_token = padded != blank_token_id
-    starts = (changes & is_token[:, 1:]).nonzero()  # rows (utterance, first frame), in reading order
-    ends = (changes & is_token[:, :-1]).nonzero()  # rows (utterance, frame after the last): the same runs in order
-    tokens = padded[:, 1:][starts[:, 0], starts[:, 1]]
-    spans: list[list[TokenSpan]] = [[] for _ in range(ids.shape[0])]
-    for (row, start), end, token in zip(starts.tolist(), ends[:, 1].tolist(), tokens.tolist(), strict=True):
-        spans[row].append(TokenSpan(token, start, end))
-    return spans
+    utterance, start = (changes & is_token[:, 1:]).nonzero(as_tuple=True)
+    end = (changes & is_token[:, :-1]).nonzero(as_tuple=True)[1]  # of the same runs, in the same order
+    tokens = padded[:, 1:][utterance, start]
+    return utterance.bincount(minlength=ids.shape[0]).tolist(), torch.stack([tokens, start, end], dim=1)
 
 
 def _best_ids(
@@ -110,7 +118,7 @@ def _best_ids(
     valid = torch.arange(frames) < ends[:, None]  # (B, T)
     if not is_logits:
         return values.long().cpu(), valid
-    if (values.isnan().any(-1).cpu() & valid).any():
+    if (values.amax(-1).isnan().cpu() & valid).any():  # a maximum over NaN is NaN
         raise ValueError("The logits hold NaN: the model or its input is broken (diverged training, bad audio).")
     return values.argmax(-1).cpu(), valid
 

@@ -108,6 +108,7 @@ def test_metrics_refuse(metric, inputs, error, words):
 def test_normalize_text():
     assert normalize_text("  “Don’t\tpanic!”,\n she said – twice|2×. ") == "don't panic she said twice 2"
     assert normalize_text("Well-known: CAFE\u0301 $5") == "well known caf\u00e9 5"
+    assert normalize_text("J\u030c") == "\u01f0"  # one character in lower case only
     assert normalize_text("...") == ""
     with pytest.raises(TypeError, match="NoneType"):
         normalize_text(None)
@@ -213,6 +214,12 @@ def test_phone_ids_equal_a_search_in_loops(gaps, frame_rate, first_frame_centre)
         inside = [p for s, e, p in zip(starts, ends, ids, strict=True) if s <= first + frame / frame_rate < e]
         expected.append(inside[0] if inside else IGNORED_PHONE_ID)
     assert phone_ids_at_frames(starts, ends, ids, 60, frame_rate, first_frame_centre).tolist() == expected
+
+
+def test_a_phone_holds_its_start_and_not_its_end():
+    # Frames at 0.125, 0.375 and 0.625 s; these are exact in binary.
+    assert phone_ids_at_frames([0.125, 0.375], [0.375, 0.5], [7, 8], 3, 4.0).tolist() == [7, 8, IGNORED_PHONE_ID]
+    assert phone_ids_at_frames([0.125], [0.375], [7], 3, 4.0).tolist() == [7, IGNORED_PHONE_ID, IGNORED_PHONE_ID]
 
 
 @pytest.mark.parametrize(
