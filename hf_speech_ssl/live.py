@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from typing import BinaryIO, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import soundfile
@@ -98,7 +98,7 @@ def _blocks(source: str, sampling_rate: int) -> Iterator[tuple[np.ndarray, int]]
         ) from error
 
 
-def _raw_blocks(stdin: BinaryIO, sampling_rate: int) -> Iterator[tuple[np.ndarray, int]]:
+def _raw_blocks(stdin: Any, sampling_rate: int) -> Iterator[tuple[np.ndarray, int]]:
     """16-bit samples as they arrive; an odd byte waits for its other half."""
     rest = b""
     while data := stdin.read1(int(BLOCK_SECONDS * sampling_rate) * 2):

@@ -158,13 +158,13 @@ class ConformerCache:
         self.keys: dict[int, torch.Tensor] = {}  # by layer, (B, H, room, d)
         self.values: dict[int, torch.Tensor] = {}
         self.convolution_inputs: dict[int, torch.Tensor] = {}  # by layer, (B, context, D)
-        self.valid: torch.Tensor | None = None  # (B, S) bool: which kept frames are real
-        self.positions: torch.Tensor | None = None  # (B,) int64: position of each stream's next frame
+        self.valid = torch.zeros(0, 0, dtype=torch.bool)  # (B, S): which kept frames are real
+        self.positions = torch.zeros(0, dtype=torch.long)  # (B,): position of each stream's next frame
 
     @property
     def length(self) -> int:
         """Frames kept, S."""
-        return 0 if self.valid is None else self.valid.shape[1]
+        return self.valid.shape[1]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Frames kept, by the name that transformers' caches give it."""
@@ -176,7 +176,7 @@ class ConformerCache:
         Raises:
             ValueError: the cache holds another number of streams.
         """
-        if self.valid is None:
+        if not len(self.valid):
             self.valid = torch.zeros(batch_size, 0, dtype=torch.bool, device=device)
             self.positions = torch.zeros(batch_size, dtype=torch.long, device=device)
         if len(self.valid) != batch_size:
@@ -223,8 +223,7 @@ class ConformerCache:
         chosen = ConformerCache(self.left_context_frames)
         for name in ("keys", "values", "convolution_inputs"):
             setattr(chosen, name, {layer: tensor[rows] for layer, tensor in getattr(self, name).items()})
-        chosen.valid = None if self.valid is None else self.valid[rows]
-        chosen.positions = None if self.positions is None else self.positions[rows]
+        chosen.valid, chosen.positions = self.valid[rows], self.positions[rows]
         return chosen
 
     @classmethod

@@ -1,12 +1,14 @@
 """BiRQConfig: the encoder, the labels, the masks and the loss of BiRQ."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 
 from .configuration_conformer import ConformerConfig
 
 # Sizes of the published configurations; everything else is the default of the fields below. C1 to C3 are the
 # paper's (Jiang et al., arXiv 2509.15430, section 4), which counts 137 M, 155 M and 275 M parameters for them.
-_PRESETS = {
+_PRESETS: dict[str, dict[str, Any]] = {
     "birq-tiny": {
         "hidden_size": 144,
         "num_hidden_layers": 6,
@@ -82,12 +84,12 @@ class BiRQConfig(ConformerConfig):
     mask_noise_std: float | int = 0.1
     quantizer_seed: int = 0
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if self.label_layer is None:
             self.label_layer = max(1, 7 * self.num_hidden_layers // 10)
 
-    def validate_labels(self):
+    def validate_labels(self) -> None:
         """Refuse label settings that the loss could not use."""
         for name in ("codebook_size", "codebook_dim", "num_codebooks", "mask_length"):
             if getattr(self, name) < 1:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
 from .configuration_conformer import ConformerConfig
 
 # Published sizes (Tang and Tseng, arXiv 2509.15579, section 4.1: 79 M and 337 M parameters) and one for a laptop.
-_PRESETS = {
+_PRESETS: dict[str, dict[str, Any]] = {
     "chunkssl-tiny": {
         "hidden_size": 144,
         "num_hidden_layers": 6,
@@ -87,7 +88,7 @@ class ChunkSSLConfig(ConformerConfig):
     quantizer_seed: int = 0
 
     @classmethod
-    def from_preset(cls, name: str, **overrides) -> "ChunkSSLConfig":
+    def from_preset(cls, name: str, **overrides: Any) -> "ChunkSSLConfig":
         """The published configuration `name`, with `overrides` applied.
 
         Raises:
@@ -118,7 +119,7 @@ class ChunkSSLConfig(ConformerConfig):
             )
         return frames
 
-    def validate_chunks(self):
+    def validate_chunks(self) -> None:
         """Refuse chunks that no pass can be cut into."""
         if self.chunk_size < 0:
             raise ValueError(f"chunk_size must be 0 (offline) or a number of frames, got {self.chunk_size}.")
@@ -134,7 +135,7 @@ class ChunkSSLConfig(ConformerConfig):
             for duration_ms in getattr(self, name):
                 self.chunk_frames(duration_ms)
 
-    def validate_labels(self):
+    def validate_labels(self) -> None:
         """Refuse labels and losses that do not go together."""
         if self.label_kind not in ("fsq", "random_projection"):
             raise ValueError(f'label_kind must be "fsq" or "random_projection", got "{self.label_kind}".')

@@ -1,7 +1,7 @@
 """SpeechSSLConfig: what every configuration has; ConformerConfig: the sizes of the encoder that all families share."""
 
 import difflib
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
@@ -45,10 +45,10 @@ class SpeechSSLConfig(PreTrainedConfig):
 
     # Every checkpoint names the classes of the whole family, so that a pretraining checkpoint also answers to
     # AutoModel and AutoModelForCTC where this package is not installed.
-    _remote_classes = {}
-    _presets = {}
+    _remote_classes: ClassVar[dict[str, str]] = {}
+    _presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         refuse_unknown_fields(self, kwargs)
         kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)
@@ -56,7 +56,7 @@ class SpeechSSLConfig(PreTrainedConfig):
             self.auto_map = dict(self._remote_classes)
 
     @classmethod
-    def from_preset(cls: type[_Config], name: str, **overrides) -> _Config:
+    def from_preset(cls: type[_Config], name: str, **overrides: Any) -> _Config:
         """The published configuration `name`, with `overrides` applied.
 
         Raises:
@@ -150,7 +150,7 @@ class ConformerConfig(SpeechSSLConfig):
         """Features per attention head."""
         return self.hidden_size // self.num_attention_heads
 
-    def validate_sizes(self):
+    def validate_sizes(self) -> None:
         """Refuse sizes that no encoder can be built from."""
         for name in _SIZES:
             if getattr(self, name) < 1:
@@ -167,13 +167,13 @@ class ConformerConfig(SpeechSSLConfig):
         if self.attention_window is not None and self.attention_window < 1:
             raise ValueError(f"attention_window must be at least 1 frame or None, got {self.attention_window}.")
 
-    def validate_probabilities(self):
+    def validate_probabilities(self) -> None:
         """Refuse probabilities outside [0, 1)."""
         for name, value in vars(self).items():
             if name.endswith(("dropout", "_prob", "layerdrop")) and not 0 <= value < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {value}.")
 
-    def validate_ctc(self):
+    def validate_ctc(self) -> None:
         """Refuse a CTC set-up that the loss would not take."""
         if self.ctc_loss_reduction not in ("mean", "sum"):
             raise ValueError(f'ctc_loss_reduction must be "mean" or "sum", got "{self.ctc_loss_reduction}".')
@@ -184,7 +184,7 @@ class ConformerConfig(SpeechSSLConfig):
             )
 
 
-def refuse_unknown_fields(config: PreTrainedConfig, kwargs: dict) -> None:
+def refuse_unknown_fields(config: PreTrainedConfig, kwargs: dict[str, Any]) -> None:
     """Raise `ValueError` naming every keyword that is no field of `config`, and the nearest field where one is."""
     known = _LIBRARY_KEYS | GenerationConfig._get_default_generation_params().keys()
     unknown = [

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
@@ -9,7 +10,7 @@ from .configuration_conformer import SpeechSSLConfig
 from .quantization import check_levels
 
 # The tokenizer of chunkssl-base and -large (Tang and Tseng, arXiv 2509.15579), and that of chunkssl-tiny.
-_PRESETS = {
+_PRESETS: dict[str, dict[str, Any]] = {
     "fsq-tiny": {"fsq_levels": [5, 5, 5, 3, 3], "fsq_hidden_size": 128, "fsq_num_hidden_layers": 4},
     "fsq-base": {},
 }
@@ -45,7 +46,7 @@ class FSQConfig(SpeechSSLConfig):
         """Entries of the product codebook."""
         return math.prod(self.fsq_levels)
 
-    def validate_tokenizer(self):
+    def validate_tokenizer(self) -> None:
         """Refuse sizes that no tokenizer can be built from."""
         for name in ("num_mel_bins", "frame_stacking", "fsq_hidden_size", "fsq_num_hidden_layers"):
             if getattr(self, name) < 1:

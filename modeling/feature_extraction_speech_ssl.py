@@ -8,6 +8,7 @@ Shape letters: B batch, S samples, F frames, M mel bins.
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -43,6 +44,10 @@ def _window_and_mel_bank(num_mel_bins: int, device: torch.device) -> tuple[torch
     return window.float().to(device), torch.from_numpy(bank).float().to(device)
 
 
+@overload
+def num_frames(num_samples: torch.Tensor) -> torch.Tensor: ...
+@overload
+def num_frames(num_samples: int) -> int: ...
 def num_frames(num_samples: torch.Tensor | int) -> torch.Tensor | int:
     """Whole 25 ms frames in `num_samples` samples."""
     frames = (num_samples - FRAME_LENGTH) // HOP_LENGTH + 1
@@ -83,7 +88,7 @@ class SpeechSSLFeatureExtractor(SequenceFeatureExtractor):
         padding_value: float = 0.0,
         mean: list[float] | None = None,
         variance: list[float] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         if sampling_rate != SAMPLING_RATE:
             raise ValueError(
@@ -159,7 +164,7 @@ class SpeechSSLFeatureExtractor(SequenceFeatureExtractor):
         return_tensors: str | None = None,
         sampling_rate: int | None = None,
         device: str | torch.device = "cpu",
-        **kwargs,
+        **kwargs: Any,
     ) -> BatchFeature:
         """Features of one utterance or of several.
 
@@ -204,7 +209,7 @@ class SpeechSSLFeatureExtractor(SequenceFeatureExtractor):
         )
 
 
-def _as_list(raw_speech) -> list:
+def _as_list(raw_speech: Any) -> list[Any]:
     """The utterances of a call: a 1-D array or a flat list of numbers is one utterance."""
     if isinstance(raw_speech, (np.ndarray, torch.Tensor)):
         if raw_speech.ndim > 2:
@@ -219,7 +224,7 @@ def _as_list(raw_speech) -> list:
     return [raw_speech] if np.ndim(raw_speech[0]) == 0 else raw_speech
 
 
-def _checked_waveform(samples, index: int) -> torch.Tensor:
+def _checked_waveform(samples: Any, index: int) -> torch.Tensor:
     """One utterance as float32 samples in [-1, 1], or a `ValueError` that says what is wrong with it."""
     if isinstance(samples, torch.Tensor):
         samples = samples.detach().cpu()

@@ -5,6 +5,7 @@ D hidden size, n masked frames, C codebooks, N entries.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,8 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_birq import BiRQConfig
 from .masking import draw_span_mask
-from .modeling_conformer import ConformerForCTC, ConformerModel, ConformerPreTrainedModel
+from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
+from .modeling_ctc import ConformerForCTC
 from .quantization import RandomProjectionQuantizer, label_statistics
 
 _ONLY_FOR_PRETRAINING = [r"^quantizer\.", r"^prediction_head\."]
@@ -104,7 +106,7 @@ class BiRQForPreTraining(BiRQPreTrainedModel):
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         mask_time_indices: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> BiRQForPreTrainingOutput:
         """One pretraining step's loss and diagnostics.
 

@@ -5,6 +5,7 @@ frames, C frames per chunk, L frames of a chunk layout, D hidden size, n masked 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,12 +19,11 @@ from .chunking import ChunkLayout, ConformerCache, StreamingLayout
 from .configuration_chunkssl import ChunkSSLConfig
 from .masking import draw_chunk_mask
 from .modeling_conformer import (
-    ConformerForCTC,
-    ConformerForCTCOutput,
     ConformerModel,
     ConformerModelOutput,
     ConformerPreTrainedModel,
 )
+from .modeling_ctc import ConformerForCTC, ConformerForCTCOutput
 from .modeling_fsq import FSQModel, FSQTokenizer
 from .quantization import FrozenModule, RandomProjectionQuantizer
 
@@ -85,7 +85,7 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
         lookahead_attention_mask: torch.Tensor | None = None,
         past_key_values: ConformerCache | None = None,
         use_cache: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> ConformerModelOutput:
         """Encode whole utterances, or with a cache the next chunk of every stream.
 
@@ -105,8 +105,8 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
         """
         stacked, frame_mask = self.stack_frames(input_features, attention_mask)
         if past_key_values is not None or use_cache:
-            lookahead = lookahead_features, lookahead_attention_mask
-            return self.stream(stacked, frame_mask, lookahead, past_key_values, **kwargs)
+            ahead = lookahead_features, lookahead_attention_mask
+            return self.stream(stacked, frame_mask, *ahead, past_key_values, **kwargs)
         if lookahead_features is not None:
             raise ValueError(
                 "lookahead_features belong to a streaming step: pass use_cache=True or past_key_values with them."
@@ -137,9 +137,10 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
         self,
         chunk: torch.Tensor,
         chunk_mask: torch.Tensor | None,
-        lookahead: tuple[torch.Tensor | None, torch.Tensor | None],
+        lookahead: torch.Tensor | None,
+        lookahead_mask: torch.Tensor | None,
         cache: ConformerCache | None,
-        **kwargs,
+        **kwargs: Any,
     ) -> ConformerModelOutput:
         """One streaming step: stacked frames of a chunk (B, C, stacked_size) and feature frames of its look-ahead."""
         chunk_mask = all_real(chunk) if chunk_mask is None else chunk_mask
@@ -147,9 +148,9 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
             past = self.config.left_context_chunks
             cache = ConformerCache(None if past is None else past * chunk.shape[1])
         cache.begin(len(chunk), chunk.device)
-        frames, lookahead_mask = chunk, None
-        if lookahead[0] is not None:
-            ahead, lookahead_mask = self.stack_frames(*lookahead)
+        frames = chunk
+        if lookahead is not None:
+            ahead, lookahead_mask = self.stack_frames(lookahead, lookahead_mask)
             lookahead_mask = all_real(ahead) if lookahead_mask is None else lookahead_mask
             frames = torch.cat([chunk, ahead], dim=1)
         layout = StreamingLayout(chunk_mask, lookahead_mask, cache)
@@ -176,7 +177,7 @@ class ChunkSSLForCTC(ChunkSSLPreTrainedModel, ConformerForCTC):
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         chunk_size: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> ConformerForCTCOutput:
         """Logits, and the CTC loss where labels are given.
 
@@ -213,7 +214,7 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel):
         self.encoder = ChunkSSLModel(config)
         self.mask_vector = nn.Parameter(torch.empty(config.hidden_size))
         if config.label_kind == "fsq":
-            self.tokenizer = FrozenModule(FSQTokenizer(config))
+            self.tokenizer: FrozenModule[FSQTokenizer] = FrozenModule(FSQTokenizer(config))
         else:
             self.quantizer = RandomProjectionQuantizer(
                 config.stacked_size,
@@ -249,7 +250,7 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         mask_time_indices: torch.Tensor | None = None,
         chunk_size: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> ChunkSSLForPreTrainingOutput:
         """One pretraining step's loss and diagnostics.
 

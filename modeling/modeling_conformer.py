@@ -1,15 +1,15 @@
-"""The Conformer encoder that all families share, and its CTC head.
+"""The Conformer encoder that all families share.
 
 Blocks are pre-norm macarons (Gulati et al., arXiv 2005.08100): half a feed-forward, self-attention, convolution, half
 a feed-forward, a final layer norm. Positions are rotary (Su et al., arXiv 2104.09864) where the papers have relative
 biases, so that every attention kernel serves; the convolution normalises over features, not over the batch, so that
 an utterance's output does not depend on its neighbours.
 
-Shape letters: B batch, F feature frames (10 ms), T encoder frames (F / frame_stacking), D hidden size, H heads,
-V vocabulary.
+Shape letters: B batch, F feature frames (10 ms), T encoder frames (F / frame_stacking), D hidden size, H heads.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,15 +19,13 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .chunking import ChunkLayout, ConformerCache, StreamingLayout
 from .configuration_conformer import ConformerConfig
-from .masking import draw_spec_augment_mask
 
 
 @dataclass
@@ -46,13 +44,6 @@ class ConformerModelOutput(BaseModelOutput):
     past_key_values: ConformerCache | None = None
 
 
-@dataclass
-class ConformerForCTCOutput(CausalLMOutput):
-    """CTC `loss` (0-dim), `logits` (B, T, V) and what the encoder returned beside its last hidden state."""
-
-    past_key_values: ConformerCache | None = None
-
-
 def eager_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -61,7 +52,7 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention written out: (B, H, T, d) each -> (B, T, H, d) and the weights (B, H, T, T)."""
     scores = query @ key.transpose(2, 3) * scaling
@@ -127,18 +118,20 @@ class ConformerAttention(nn.Module):
         attention_mask: torch.Tensor | None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         layout: ChunkLayout | StreamingLayout | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         shape = hidden_states.shape[:-1]
         query, key, value = self.qkv_proj(hidden_states).view(*shape, 3, -1, self.head_dim).unbind(-3)
         query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
-        heads = [states.transpose(1, 2) for states in (query, key, value)]  # (B, H, T, d) each
+        query, key, value = (states.transpose(1, 2) for states in (query, key, value))  # (B, H, T, d) each
         dropout = self.attention_dropout if self.training else 0.0
         if layout is not None and not layout.dense:
-            output, weights = layout.attend(*heads, self.scaling, dropout, self.layer_idx), None
+            output, weights = layout.attend(query, key, value, self.scaling, dropout, self.layer_idx), None
         else:
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-            output, weights = attend(self, *heads, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
+            output, weights = attend(
+                self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+            )
         return self.out_proj(output.reshape(*shape, -1)), weights
 
 
@@ -204,7 +197,7 @@ class ConformerLayer(GradientCheckpointingLayer):
         frame_mask: torch.Tensor | None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         layout: ChunkLayout | StreamingLayout | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.Tensor:
         def drop(output: torch.Tensor) -> torch.Tensor:
             return F.dropout(output, self.dropout, self.training)
@@ -241,8 +234,9 @@ class ConformerPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
             # A depthwise kernel has one input channel: it gets the scale of its fan-in, not that of a wide layer.
-            depthwise = isinstance(module, nn.Conv2d)
-            std = module.kernel_size[0] ** -0.5 if depthwise else self.config.initializer_range
+            std: float = self.config.initializer_range
+            if isinstance(module, nn.Conv2d):
+                std = module.kernel_size[0] ** -0.5
             init.normal_(module.weight, mean=0.0, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -300,7 +294,7 @@ class ConformerModel(ConformerPreTrainedModel):
     @merge_with_config_defaults
     @capture_outputs
     def forward(
-        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> ConformerModelOutput:
         """Encode a batch.
 
@@ -330,7 +324,7 @@ class ConformerModel(ConformerPreTrainedModel):
         start: int = 0,
         stop: int | None = None,
         layout: ChunkLayout | StreamingLayout | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """Blocks `start` to `stop` (not included): (B, T, D), (B, T) bool -> (B, T, D).
 
@@ -352,11 +346,11 @@ class ConformerModel(ConformerPreTrainedModel):
         hidden_states: torch.Tensor,
         frame_mask: torch.Tensor | None,
         layout: ChunkLayout | StreamingLayout | None = None,
-    ):
+    ) -> Any:
         """The mask that the chosen attention implementation wants; `None` where it needs none."""
         window, sees = self.config.attention_window, None
         if layout is not None:
-            if not layout.dense:
+            if not isinstance(layout, ChunkLayout) or not layout.dense:
                 return None
             sees = layout.sees
         elif window is not None:
@@ -374,116 +368,3 @@ class ConformerModel(ConformerPreTrainedModel):
         if not self.training or self.config.layerdrop == 0:
             return output
         return torch.where(torch.rand((), device=output.device) < self.config.layerdrop, skipped, output)
-
-
-class ConformerForCTC(ConformerPreTrainedModel):
-    """An encoder with a linear CTC head; each family says which encoder.
-
-    Frames that are padding always say blank, so that batched decoding of the logits adds nothing to the text.
-    """
-
-    encoder_class = ConformerModel
-
-    def __init__(self, config: ConformerConfig):
-        super().__init__(config)
-        self.encoder = self.encoder_class(config)
-        self.ctc_head = nn.Linear(config.hidden_size, config.vocab_size)
-        self.post_init()
-
-    def freeze_feature_projection(self) -> None:
-        """Keep the first projection as it is in training."""
-        self.encoder.feature_projection.requires_grad_(False)
-
-    def freeze_encoder(self, frozen: bool = True) -> None:
-        """Keep the whole encoder as it is in training, or let it learn again with `frozen=False`."""
-        self.encoder.requires_grad_(not frozen)
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_features: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs,
-    ) -> ConformerForCTCOutput:
-        """Logits of every encoder frame, and the CTC loss where labels are given.
-
-        Args:
-            input_features: (B, F, num_mel_bins). In training, SpecAugment hides parts of them.
-            attention_mask: (B, F), non-zero where a frame is real.
-            labels: (B, L) token ids, padded with -100 (or any negative number) or with the blank, which no text holds.
-
-        Returns:
-            [`ConformerForCTCOutput`].
-
-        Raises:
-            ValueError: a label is not below `vocab_size`.
-        """
-        if self.training:
-            input_features = self.spec_augment(input_features, attention_mask)
-        outputs = self.encoder(input_features, attention_mask=attention_mask, return_dict=True, **kwargs)
-        hidden_states = F.dropout(outputs.last_hidden_state, self.config.final_dropout, self.training)
-        logits = self.ctc_head(hidden_states)
-        loss = None
-        if labels is not None:
-            loss = self.ctc_loss(logits, outputs.attention_mask, labels)
-        if outputs.attention_mask is not None:
-            blank = logits.new_full((self.config.vocab_size,), torch.finfo(logits.dtype).min)
-            blank[self.config.pad_token_id] = 0
-            logits = torch.where(outputs.attention_mask[..., None], logits, blank)
-        return ConformerForCTCOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            past_key_values=outputs.past_key_values,
-        )
-
-    def spec_augment(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Hide spans of frames and bands of mel bins, setting them to 0, the mean of normalised features."""
-        config, (batch, frames, bins) = self.config, input_features.shape
-        device = input_features.device
-        if config.mask_time_prob > 0:
-            lengths = torch.full((batch,), frames, device=device)
-            lengths = lengths if attention_mask is None else attention_mask.sum(-1)
-            hidden = draw_spec_augment_mask(
-                lengths, frames, config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks
-            )
-            input_features = input_features.masked_fill(hidden[:, :, None], 0.0)
-        if config.mask_feature_prob > 0:
-            lengths = torch.full((batch,), bins, device=device)
-            hidden = draw_spec_augment_mask(
-                lengths, bins, config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks
-            )
-            input_features = input_features.masked_fill(hidden[:, None, :], 0.0)
-        return input_features
-
-    def ctc_loss(self, logits: torch.Tensor, frame_mask: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor:
-        """CTC (Graves et al. 2006) in float32, averaged or summed as the config says."""
-        if labels.numel() and labels.max() >= self.config.vocab_size:
-            raise ValueError(
-                f"Labels must lie below vocab_size = {self.config.vocab_size}, got {int(labels.max())}. Load the "
-                f"model with the tokenizer's size: from_pretrained(..., vocab_size=len(tokenizer))."
-            )
-        lengths = logits.new_full((len(logits),), logits.shape[1], dtype=torch.long)
-        lengths = lengths if frame_mask is None else frame_mask.sum(-1)
-        real = (labels >= 0) & (labels != self.config.pad_token_id)
-        return F.ctc_loss(
-            F.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1),
-            labels.masked_select(real),
-            lengths,
-            real.sum(-1),
-            blank=self.config.pad_token_id,
-            reduction=self.config.ctc_loss_reduction,
-            zero_infinity=self.config.ctc_zero_infinity,
-        )
-
-    @torch.no_grad()
-    def generate(
-        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
-    ) -> torch.Tensor:
-        """Greedy CTC path: the best token of every frame, (B, T) int64; padded frames say blank.
-
-        `processor.batch_decode` joins repeats and drops blanks.
-        """
-        return self(input_features, attention_mask=attention_mask, return_dict=True, **kwargs).logits.argmax(-1)

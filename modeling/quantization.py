@@ -4,6 +4,8 @@ Shape letters: n vectors, I input features, D codebook dimension, C codebooks, N
 """
 
 import math
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -13,20 +15,24 @@ from transformers import initialization as init
 _ROWS_PER_BLOCK = 512  # distances are compared in blocks of rows that stay in the cache
 
 
+FrozenPart = TypeVar("FrozenPart", bound=nn.Module)
+
+
 class KeepsPrecision(nn.Module):
     """A module whose buffers, and those of its parts, follow moves between devices but no casts between types."""
 
-    def _apply(self, fn, recurse: bool = True):
-        before = [(part, name, buffer) for part in self.modules() for name, buffer in part._buffers.items()]
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True):  # type: ignore[no-untyped-def]
+        before = [(part, dict(part._buffers)) for part in self.modules()]
         super()._apply(fn, recurse)
-        for part, name, buffer in before:
-            moved = part._buffers[name]
-            if moved is not None and moved.dtype != buffer.dtype:
-                part._buffers[name] = buffer.to(moved.device)
+        for part, buffers in before:
+            for name, buffer in buffers.items():
+                moved = part._buffers[name]
+                if buffer is not None and moved is not None and moved.dtype != buffer.dtype:
+                    part._buffers[name] = buffer.to(moved.device)
         return self
 
 
-class FrozenModule(KeepsPrecision):
+class FrozenModule(KeepsPrecision, Generic[FrozenPart]):
     """A trained module that only labels: its parameters become buffers, which no optimizer, no gradient, no cast and
     no loading switch can set in motion again (a frozen parameter comes back from a checkpoint trainable).
 
@@ -34,16 +40,16 @@ class FrozenModule(KeepsPrecision):
         module: the trained module, kept as `module`.
     """
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: FrozenPart):
         super().__init__()
-        self.module = module
+        self.module: FrozenPart = module
         for part in module.modules():
             for name, parameter in list(part._parameters.items()):
                 del part._parameters[name]
                 part.register_buffer(name, None if parameter is None else parameter.detach())
 
     @torch.no_grad()
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's answer, in full precision and without gradients."""
         device_type = next(self.buffers()).device.type
         with torch.autocast(device_type, enabled=False):
@@ -81,6 +87,9 @@ class RandomProjectionQuantizer(KeepsPrecision):
         if soft_input_dim is not None:
             self.input_dims["soft_projection"] = soft_input_dim
         self.seed = seed
+        self.codebook: torch.Tensor
+        self.projection: torch.Tensor
+        self.soft_projection: torch.Tensor
         for name, values in self.draw().items():
             self.register_buffer(name, values)
 

@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     accelerator = make_accelerator(settings)
     write_arguments(Path(settings.output_dir), accelerator, choice, data, settings)
     model = load_model(ChunkSSLForPreTraining, config, pretrained)
-    if tokenizer is not None:
+    if tokenizer is not None and isinstance(model, ChunkSSLForPreTraining):
         model.load_tokenizer(tokenizer)
     features_from = pretrained or choice.fsq_model_name_or_path
     return pretrain(accelerator, model, features_from, choice, data, settings)

@@ -1,0 +1,138 @@
+"""The CTC head that all families share: logits, SpecAugment, loss, greedy decoding.
+
+Shape letters: B batch, F feature frames (10 ms), T encoder frames, D hidden size, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.modeling_outputs import CausalLMOutput
+from transformers.utils import can_return_tuple
+
+from .chunking import ConformerCache
+from .configuration_conformer import ConformerConfig
+from .masking import draw_spec_augment_mask
+from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
+
+
+@dataclass
+class ConformerForCTCOutput(CausalLMOutput):
+    """CTC `loss` (0-dim), `logits` (B, T, V) and what the encoder returned beside its last hidden state."""
+
+    past_key_values: ConformerCache | None = None
+
+
+class ConformerForCTC(ConformerPreTrainedModel):
+    """An encoder with a linear CTC head; each family says which encoder.
+
+    Frames that are padding always say blank, so that batched decoding of the logits adds nothing to the text.
+    """
+
+    encoder_class = ConformerModel
+
+    def __init__(self, config: ConformerConfig):
+        super().__init__(config)
+        self.encoder = self.encoder_class(config)
+        self.ctc_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    def freeze_feature_projection(self) -> None:
+        """Keep the first projection as it is in training."""
+        self.encoder.feature_projection.requires_grad_(False)
+
+    def freeze_encoder(self, frozen: bool = True) -> None:
+        """Keep the whole encoder as it is in training, or let it learn again with `frozen=False`."""
+        self.encoder.requires_grad_(not frozen)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> ConformerForCTCOutput:
+        """Logits of every encoder frame, and the CTC loss where labels are given.
+
+        Args:
+            input_features: (B, F, num_mel_bins). In training, SpecAugment hides parts of them.
+            attention_mask: (B, F), non-zero where a frame is real.
+            labels: (B, L) token ids, padded with -100 (or any negative number) or with the blank, which no text holds.
+
+        Returns:
+            [`ConformerForCTCOutput`].
+
+        Raises:
+            ValueError: a label is not below `vocab_size`.
+        """
+        if self.training:
+            input_features = self.spec_augment(input_features, attention_mask)
+        outputs = self.encoder(input_features, attention_mask=attention_mask, return_dict=True, **kwargs)
+        hidden_states = F.dropout(outputs.last_hidden_state, self.config.final_dropout, self.training)
+        logits = self.ctc_head(hidden_states)
+        loss = None
+        if labels is not None:
+            loss = self.ctc_loss(logits, outputs.attention_mask, labels)
+        if outputs.attention_mask is not None:
+            blank = logits.new_full((self.config.vocab_size,), torch.finfo(logits.dtype).min)
+            blank[self.config.pad_token_id] = 0
+            logits = torch.where(outputs.attention_mask[..., None], logits, blank)
+        return ConformerForCTCOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            past_key_values=outputs.past_key_values,
+        )
+
+    def spec_augment(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Hide spans of frames and bands of mel bins, setting them to 0, the mean of normalised features."""
+        config, (batch, frames, bins) = self.config, input_features.shape
+        device = input_features.device
+        if config.mask_time_prob > 0:
+            lengths = torch.full((batch,), frames, device=device)
+            lengths = lengths if attention_mask is None else attention_mask.sum(-1)
+            hidden = draw_spec_augment_mask(
+                lengths, frames, config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks
+            )
+            input_features = input_features.masked_fill(hidden[:, :, None], 0.0)
+        if config.mask_feature_prob > 0:
+            lengths = torch.full((batch,), bins, device=device)
+            hidden = draw_spec_augment_mask(
+                lengths, bins, config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks
+            )
+            input_features = input_features.masked_fill(hidden[:, None, :], 0.0)
+        return input_features
+
+    def ctc_loss(self, logits: torch.Tensor, frame_mask: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor:
+        """CTC (Graves et al. 2006) in float32, averaged or summed as the config says."""
+        if labels.numel() and labels.max() >= self.config.vocab_size:
+            raise ValueError(
+                f"Labels must lie below vocab_size = {self.config.vocab_size}, got {int(labels.max())}. Load the "
+                f"model with the tokenizer's size: from_pretrained(..., vocab_size=len(tokenizer))."
+            )
+        lengths = logits.new_full((len(logits),), logits.shape[1], dtype=torch.long)
+        lengths = lengths if frame_mask is None else frame_mask.sum(-1)
+        real = (labels >= 0) & (labels != self.config.pad_token_id)
+        return F.ctc_loss(
+            F.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1),
+            labels.masked_select(real),
+            lengths,
+            real.sum(-1),
+            blank=self.config.pad_token_id,
+            reduction=self.config.ctc_loss_reduction,
+            zero_infinity=self.config.ctc_zero_infinity,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """Greedy CTC path: the best token of every frame, (B, T) int64; padded frames say blank.
+
+        `processor.batch_decode` joins repeats and drops blanks.
+        """
+        return self(input_features, attention_mask=attention_mask, return_dict=True, **kwargs).logits.argmax(-1)
