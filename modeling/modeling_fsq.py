@@ -10,6 +10,7 @@ Shape letters: B batch, F feature frames (10 ms), T stacked frames, I stacked fe
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -130,7 +131,7 @@ class FSQTokenizer(nn.Module):
 class FSQModel(ConformerPreTrainedModel):
     """The tokenizer and its decoder, trained to restore the stacked features (Tang and Tseng, arXiv 2509.15579)."""
 
-    config_class = FSQConfig
+    config_class = FSQConfig  # type: ignore[assignment]  # the base is the Conformer's in name only
     _no_split_modules = ["FSQLayer"]
     _supports_sdpa = False
     _supports_flex_attn = False
@@ -146,7 +147,7 @@ class FSQModel(ConformerPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> FSQModelOutput:
         """Tokens, reconstruction and loss of a batch of utterances.
 

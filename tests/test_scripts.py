@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from hf_speech_ssl import BiRQForCTC, SpeechSSLFeatureExtractor
+from hf_speech_ssl import BiRQForCTC, FSQModel, SpeechSSLFeatureExtractor
 from hf_speech_ssl.training.updates import Learner
 
 pytest.importorskip("espeakng_loader")
@@ -20,6 +20,7 @@ sys.path += [str(ROOT / "pretraining_scripts"), str(ROOT / "finetuning_scripts")
 
 import run_birq  # noqa: E402
 import run_ctc  # noqa: E402
+import run_fsq  # noqa: E402
 
 SIZES = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,codebook_size=32"
 DATA = (
@@ -110,6 +111,20 @@ def test_streaming_and_continuing_from_a_ctc_model(finetuned, tmp_path):
     assert metrics["eval_wer"] >= 0
 
 
+def test_training_a_tokenizer(tmp_path):
+    flags = f"{DATA} --config_name fsq-tiny --config_overrides fsq_hidden_size=16,fsq_levels=[5,3] --max_steps 3 "
+    flags += f"--normalization_seconds 20 --eval_split_name validation --output_dir {tmp_path}"
+    metrics = run_fsq.main(flags.split())
+    assert metrics["eval_loss"] > 0 and metrics["eval_explained_variance"] == pytest.approx(
+        1 - metrics["eval_loss"], abs=1e-3
+    )
+    model, features = FSQModel.from_pretrained(tmp_path), SpeechSSLFeatureExtractor.from_pretrained(tmp_path)
+    assert model.config.fsq_levels == [5, 3] and len(features.mean) == 80
+    inputs = features(np.zeros(16_000, dtype="float32"), sampling_rate=16_000, return_tensors="pt")
+    assert model.tokenize(**inputs).shape == (1, inputs["input_features"].shape[1] // 4, 2)
+    assert ModelCard.load(tmp_path / "README.md").data.model_name
+
+
 def test_epochs_come_to_steps(pretrained, tmp_path):
     flags = BIRQ.replace("--max_steps 4", "--num_train_epochs 1")
     run_birq.main([*flags.split(), "--output_dir", str(tmp_path), "--gradient_accumulation_steps", "2"])
@@ -124,6 +139,7 @@ def test_epochs_come_to_steps(pretrained, tmp_path):
         ("--config_overrides hiden_size=3", "no field 'hiden_size'"),
         ("--config_name birq-huge", "no preset 'birq-huge'; the presets are birq-tiny"),
         ("--config_name huge", "no preset 'huge'"),
+        ("--config_name fsq-tiny --config_overrides fsq_levels=[3,3]", "BiRQForPreTraining needs .* BiRQConfig, got"),
         ("--train_split_name trian", "trian"),
         ("--streaming --max_steps 0", "max_steps must be at least 1"),
         ("--learning_rat 1", "learning_rat"),
@@ -135,7 +151,7 @@ def test_mistakes_on_the_command_line_are_named(tmp_path, flags, message):
 
 
 def test_help_says_defaults_and_the_recipe(capsys):
-    for script, recipe in ((run_birq, "0.0002"), (run_ctc, "tri_stage")):
+    for script, recipe in ((run_birq, "0.0002"), (run_fsq, "exponential"), (run_ctc, "tri_stage")):
         with pytest.raises(SystemExit):
             script.main(["--help"])
         text = capsys.readouterr().out

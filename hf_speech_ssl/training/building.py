@@ -5,11 +5,17 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from hf_speech_ssl.modeling.configuration_birq import BiRQConfig
+from hf_speech_ssl.modeling.configuration_chunkssl import ChunkSSLConfig
+from hf_speech_ssl.modeling.configuration_conformer import SpeechSSLConfig
+from hf_speech_ssl.modeling.configuration_fsq import FSQConfig
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 
 from .settings import parse_config_overrides
+
+# What the names of a family's presets begin with.
+FAMILIES: dict[str, type[SpeechSSLConfig]] = {"birq": BiRQConfig, "chunkssl": ChunkSSLConfig, "fsq": FSQConfig}
 
 
 def make_config(
@@ -29,20 +35,18 @@ def make_config(
         assert config_name is not None
         config_class = config_class_of_preset(config_name)
         overrides = parse_config_overrides(config_overrides, config_class)
-        return config_class.from_preset(config_name, **{**overrides, **fields})  # type: ignore[attr-defined]
+        return config_class.from_preset(config_name, **{**overrides, **fields})
     config_class = type(AutoConfig.from_pretrained(model_name_or_path))
     overrides = parse_config_overrides(config_overrides, config_class)
     return config_class.from_pretrained(model_name_or_path, **{**overrides, **fields})
 
 
-def config_class_of_preset(name: str) -> type[PreTrainedConfig]:
-    """The family whose model type begins the preset's name: `birq-tiny` is one of BiRQ's."""
+def config_class_of_preset(name: str) -> type[SpeechSSLConfig]:
+    """The family that the preset's name begins with: `birq-tiny` is one of BiRQ's."""
     family = name.split("-")[0]
-    # Not `.get`, which does not see registered classes.
-    config_class = CONFIG_MAPPING[family] if family in CONFIG_MAPPING else None  # noqa: SIM401
-    if config_class is None or not hasattr(config_class, "from_preset"):
-        raise ValueError(f"There is no preset '{name}': the names begin with birq- or chunkssl-, as in birq-base.")
-    return config_class
+    if family not in FAMILIES:
+        raise ValueError(f"There is no preset '{name}': the names begin with {', '.join(FAMILIES)}, as in birq-base.")
+    return FAMILIES[family]
 
 
 def load_feature_extractor(source: str | Path | None) -> SpeechSSLFeatureExtractor:
@@ -55,7 +59,16 @@ def load_model(model_class: Any, config: PreTrainedConfig, pretrained: str | Non
 
     Args:
         model_class: a model class of this package, or an Auto class.
+
+    Raises:
+        ValueError: the configuration is another family's.
     """
+    wanted = getattr(model_class, "config_class", None)
+    if wanted is not None and not isinstance(config, wanted):
+        raise ValueError(
+            f"{model_class.__name__} needs a preset or a saved model of its own family, a {wanted.__name__}, got a "
+            f"{type(config).__name__}."
+        )
     if pretrained is not None:
         return model_class.from_pretrained(pretrained, config=config, dtype=torch.float32)
     from_config = getattr(model_class, "from_config", None) or model_class._from_config
