@@ -12,7 +12,7 @@ evaluation splits. A character tokenizer is built from the transcripts.
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoModelForCTC, PreTrainedModel, Wav2Vec2Processor
+from transformers import AutoModelForCTC, PreTrainedConfig, PreTrainedModel, Wav2Vec2Processor
 
 from hf_speech_ssl.decoding import build_ctc_processor
 from hf_speech_ssl.evaluation import normalize_text
@@ -39,6 +39,9 @@ class ModelSettings:
     normalize_text: bool = flag(True, "Lower-case transcripts and take out punctuation, in training and evaluation.")
     freeze_feature_projection: bool = flag(False, "Do not train the first projection.")
     freeze_encoder: bool = flag(False, "Train the head alone; see freeze_encoder_steps to do so at the start only.")
+    eval_chunk_durations_ms: list[int] | None = flag(
+        None, "Chunk SSL: chunk durations in ms to evaluate at beside offline, as 160 320 640 1280."
+    )
     normalization_seconds: float = flag(600.0, "Audio for the features' mean and variance, where no model has them.")
 
 
@@ -69,6 +72,21 @@ def make_model(model_settings: ModelSettings, processor: Wav2Vec2Processor) -> P
     return model
 
 
+def evaluation_modes(config: PreTrainedConfig, durations_ms: list[int] | None) -> dict[str, dict[str, int]]:
+    """Offline, and streaming with chunks of each of these durations.
+
+    Raises:
+        ValueError: the model has no chunks, or no whole number of frames in one of the durations.
+    """
+    if durations_ms and not hasattr(config, "chunk_frames"):
+        raise ValueError(
+            f"--eval_chunk_durations_ms needs a model that works in chunks (Chunk SSL), this is {config.model_type}."
+        )
+    offline = {"chunk_size": 0} if hasattr(config, "chunk_frames") else {}
+    chunked = {f"{duration}ms_": {"chunk_size": config.chunk_frames(duration)} for duration in durations_ms or []}
+    return {"": offline, **chunked}
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Fine-tune; returns the metrics of the final model."""
     recipe = {"num_train_epochs": 30.0, "learning_rate": 1e-3, "weight_decay": 0.0, "lr_scheduler_type": "tri_stage"}
@@ -91,7 +109,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     objective = Transcription(processor, normalize_text if model_settings.normalize_text else str)
     batches = corpus.train_batches(accelerator, settings.seed)
     splits = corpus.eval_batches(accelerator)
-    evaluator = TranscriptEvaluator(accelerator, objective, splits) if splits else None
+    modes = evaluation_modes(model.config, model_settings.eval_chunk_durations_ms)
+    evaluator = TranscriptEvaluator(accelerator, objective, splits, modes) if splits else None
     max_steps = corpus.num_steps(settings, batches, accelerator)
     loop = TrainingLoop(accelerator, model, [processor], objective, batches, settings, max_steps, evaluator)
     metrics, results = loop.run(), loop.results()

@@ -13,6 +13,7 @@ batches hold 100 utterances, about 1,200 seconds in all: set `per_device_train_b
 from pathlib import Path
 
 from hf_speech_ssl import BiRQForPreTraining
+from hf_speech_ssl.hub import publish
 from hf_speech_ssl.training.building import load_model, make_config
 from hf_speech_ssl.training.corpus import DataSettings
 from hf_speech_ssl.training.pretraining import PretrainingSettings, pretrain
@@ -31,7 +32,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     accelerator = make_accelerator(settings)
     write_arguments(Path(settings.output_dir), accelerator, choice, data, settings)
     model = load_model(BiRQForPreTraining, config, pretrained)
-    return pretrain(accelerator, model, pretrained, choice, data, settings)
+    metrics, results = pretrain(accelerator, model, pretrained, choice, data, settings)
+    if accelerator.is_main_process:
+        publish(settings.output_dir, results, settings.push_to_hub, settings.hub_model_id)
+    accelerator.end_training()
+    return metrics
 
 
 if __name__ == "__main__":

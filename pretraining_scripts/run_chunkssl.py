@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_speech_ssl import ChunkSSLForPreTraining, FSQModel
+from hf_speech_ssl.hub import publish
 from hf_speech_ssl.training.building import load_model, make_config
 from hf_speech_ssl.training.corpus import DataSettings
 from hf_speech_ssl.training.pretraining import PretrainingSettings, pretrain
@@ -68,7 +69,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if tokenizer is not None and isinstance(model, ChunkSSLForPreTraining):
         model.load_tokenizer(tokenizer)
     features_from = pretrained or choice.fsq_model_name_or_path
-    return pretrain(accelerator, model, features_from, choice, data, settings)
+    metrics, results = pretrain(accelerator, model, features_from, choice, data, settings)
+    if accelerator.is_main_process:
+        publish(settings.output_dir, results, settings.push_to_hub, settings.hub_model_id)
+    accelerator.end_training()
+    return metrics
 
 
 def tokenizer_sizes(tokenizer: FSQModel) -> dict[str, object]:

@@ -7,13 +7,14 @@
 The defaults are those of Tang and Tseng (arXiv 2509.15579): 180,000 updates at 2e-4 with exponential decay. The paper
 does not say how far it decays; ours ends at a tenth. Its batches hold 3,200 seconds: set
 `per_device_train_batch_seconds` and `gradient_accumulation_steps` so that they come to that together with the number
-of processes. `explained_variance` in the logs says how much of the features the tokens keep, `level_perplexity` whether
-the levels are in use.
+of processes. `explained_variance` in the logs says how much of the features the tokens keep, `level_perplexity`
+whether the levels are in use.
 """
 
 from pathlib import Path
 
 from hf_speech_ssl import FSQModel
+from hf_speech_ssl.hub import publish
 from hf_speech_ssl.training.building import load_model, make_config
 from hf_speech_ssl.training.corpus import DataSettings
 from hf_speech_ssl.training.pretraining import PretrainingSettings, pretrain
@@ -33,7 +34,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     accelerator = make_accelerator(settings)
     write_arguments(Path(settings.output_dir), accelerator, choice, data, settings)
     model = load_model(FSQModel, config, pretrained)
-    return pretrain(accelerator, model, pretrained, choice, data, settings, unit="num_frames")
+    metrics, results = pretrain(accelerator, model, pretrained, choice, data, settings, unit="num_frames")
+    if accelerator.is_main_process:
+        publish(settings.output_dir, results, settings.push_to_hub, settings.hub_model_id)
+    accelerator.end_training()
+    return metrics
 
 
 if __name__ == "__main__":

@@ -59,9 +59,11 @@ class Transcription:
     normalize: Callable[[str], str] = str
     unit: str = "num_utterances"
 
-    def __call__(self, model: nn.Module, batch: Batch, device: torch.device) -> tuple[Mapping[str, Any], torch.Tensor]:
+    def __call__(
+        self, model: nn.Module, batch: Batch, device: torch.device, **model_arguments: Any
+    ) -> tuple[Mapping[str, Any], torch.Tensor]:
         inputs = features_of(batch, self.processor.feature_extractor, device)
-        output = model(**inputs, labels=self.labels(self.texts(batch)).to(device))
+        output = model(**inputs, labels=self.labels(self.texts(batch)).to(device), **model_arguments)
         return output, torch.tensor(batch.num_examples, device=device)
 
     def texts(self, batch: Batch) -> list[str]:

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from transformers import PreTrainedModel
-
-from hf_speech_ssl.hub import publish
 
 from .building import load_feature_extractor
 from .checkpoints import checkpoint_to_resume
@@ -36,15 +35,15 @@ def pretrain(
     data: DataSettings,
     settings: TrainingSettings,
     unit: str = "num_masked_frames",
-) -> dict[str, float]:
-    """Pretrain a model and leave it, its results and its card in `output_dir`.
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Pretrain a model and leave it in `output_dir`.
 
     Args:
         features_from: a saved model whose feature extractor to keep; a new one is fitted to the corpus if absent.
         unit: the field of the model's output that its loss is a mean over.
 
     Returns:
-        The metrics of the last evaluation.
+        The metrics of the last evaluation, and the run's results for its card.
     """
     resumed = checkpoint_to_resume(settings.output_dir, settings.resume_from_checkpoint)
     features = load_feature_extractor(resumed or features_from)
@@ -59,8 +58,4 @@ def pretrain(
     evaluator = LossEvaluator(accelerator, objective, splits, settings.seed) if splits else None
     max_steps = corpus.num_steps(settings, batches, accelerator)
     loop = TrainingLoop(accelerator, model, [features], objective, batches, settings, max_steps, evaluator)
-    metrics, results = loop.run(), loop.results()
-    if accelerator.is_main_process:
-        publish(settings.output_dir, results, settings.push_to_hub, settings.hub_model_id)
-    accelerator.end_training()
-    return metrics
+    return loop.run(), loop.results()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -18,16 +19,19 @@ from .objectives import Transcription
 
 @dataclass(frozen=True)
 class TranscriptEvaluator:
-    """Loss, WER and CER of greedy CTC transcripts, for each of some splits.
+    """Loss, WER and CER of greedy CTC transcripts, for each of some splits and in each of some modes.
 
     Args:
         splits: batches by name; the first one's WER marks the best checkpoint. See `metric_name`.
+        modes: arguments of the model's forward by the name that their metrics get, such as
+            `{"320ms_": {"chunk_size": 8}}`; the unnamed mode, without arguments, marks the best checkpoint.
         examples: of the last evaluation, on this process, the first few texts and transcripts.
     """
 
     accelerator: Accelerator
     objective: Transcription
     splits: Mapping[str, EvaluationBatches]
+    modes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
     examples: list[str] = field(default_factory=list)
     num_examples: int = 3
 
@@ -40,12 +44,15 @@ class TranscriptEvaluator:
         self.examples.clear()
         metrics: dict[str, float] = {}
         for split in self.splits:
-            with evaluating(model, self.accelerator.device, seed=0):
-                values = self.evaluate_split(model, split, interruption)
-            metrics |= {metric_name(self.splits, split, name): value for name, value in values.items()}
+            for mode, arguments in self.modes.items():
+                with evaluating(model, self.accelerator.device, seed=0):
+                    values = self.evaluate_split(model, split, interruption, **arguments)
+                metrics |= {metric_name(self.splits, split, mode + name): value for name, value in values.items()}
         return metrics
 
-    def evaluate_split(self, model: nn.Module, split: str, interruption: Interruption) -> dict[str, float]:
+    def evaluate_split(
+        self, model: nn.Module, split: str, interruption: Interruption, **model_arguments: Any
+    ) -> dict[str, float]:
         """`loss`, `wer` and `cer` of one split.
 
         Raises:
@@ -53,7 +60,7 @@ class TranscriptEvaluator:
         """
         device, sums, words, characters = self.accelerator.device, Sums(), ErrorCounts(), ErrorCounts()
         for batch in one_pass(self.splits, split, self.accelerator, interruption):
-            output, units = self.objective(model, batch, device)
+            output, units = self.objective(model, batch, device, **model_arguments)
             sums = add([sums, weighted_scalars(output, units, self.objective.unit)])
             if batch.num_examples:
                 references, transcripts = self.objective.texts(batch), self.transcribe(output["logits"])
