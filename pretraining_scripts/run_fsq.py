@@ -7,7 +7,7 @@
 The defaults are those of Tang and Tseng (arXiv 2509.15579): 180,000 updates at 2e-4 with exponential decay. The paper
 does not say how far it decays; ours ends at a tenth. Its batches hold 3,200 seconds: set
 `per_device_train_batch_seconds` and `gradient_accumulation_steps` so that they come to that together with the number
-of processes. `explained_variance` in the logs says how much of the features the tokens keep, `level_perplexity`
+of processes. In the logs `explained_variance` says how much of the features the tokens keep, `level_perplexity`
 whether the levels are in use.
 """
 
