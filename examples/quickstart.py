@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEECH = "grammar=small,sentences=2000,eval_sentences=150"
-DATA = ["--dataset_name", "synthetic", "--dataset_config_name", SPEECH, "--per_device_train_batch_seconds", "44"]
+DATA = ["--dataset_name", "synthetic", "--dataset_config_name", SPEECH]
 
 
 def run(title: str, script: str, *arguments: str) -> None:
@@ -36,18 +36,20 @@ def run(title: str, script: str, *arguments: str) -> None:
 def train(output_dir: Path) -> None:
     """Pretraining, and fine-tuning from it and from nothing on the same transcripts."""
     pretrained = str(output_dir / "pretrained")
-    recipe = ["--text_column_name", "text", "--max_train_samples", "800", "--max_steps", "400"]
-    recipe += ["--learning_rate", "3e-3", "--warmup_steps", "0.15", "--hold_steps", "0.35"]
+    recipe = ["--text_column_name", "text", "--max_train_samples", "1000", "--max_steps", "800"]
+    recipe += ["--per_device_train_batch_seconds", "24"]
+    recipe += ["--learning_rate", "2e-3", "--warmup_steps", "0.1", "--hold_steps", "0.4"]
     recipe += ["--eval_split_name", "test", "--eval_steps", "0", "--save_steps", "0", "--logging_steps", "50"]
     run(
         "Pretrain a tiny BiRQ encoder on audio alone",
         "pretraining_scripts/run_birq.py",
-        *("--config_name", "birq-tiny", "--output_dir", pretrained, *DATA, "--max_steps", "300"),
+        *("--config_name", "birq-tiny", "--output_dir", pretrained, *DATA, "--max_steps", "400"),
+        *("--per_device_train_batch_seconds", "48"),
         *("--learning_rate", "1.5e-3", "--lr_scheduler_type", "cosine", "--warmup_steps", "0.1"),
         *("--save_steps", "0", "--logging_steps", "50"),
     )
     run(
-        "Fine-tune it on the transcripts of 800 sentences",
+        "Fine-tune it on the transcripts of 1,000 sentences",
         "finetuning_scripts/run_ctc.py",
         *("--model_name_or_path", pretrained, "--output_dir", str(output_dir / "ctc"), *DATA, *recipe),
     )

@@ -10,13 +10,16 @@ from .configuration_conformer import ConformerConfig
 # paper's (Jiang et al., arXiv 2509.15430, section 4), which counts 137 M, 155 M and 275 M parameters for them.
 _PRESETS: dict[str, dict[str, Any]] = {
     "birq-tiny": {
+        "frame_stacking": 4,
         "hidden_size": 144,
-        "num_hidden_layers": 6,
+        "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "intermediate_size": 576,
         "conv_kernel_size": 15,
         "initializer_range": 0.08,  # 0.02 suits wide layers; at this width it takes twice the updates
         "codebook_size": 1024,
+        "mask_start_prob": 0.04,  # spans of 10 frames of 40 ms: 400 ms and 34 % as in the paper
+        "mask_length": 10,
     },
     "birq-base": {},
     "birq-c1": {
