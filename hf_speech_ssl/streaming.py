@@ -47,7 +47,8 @@ class Stream:
     number: int
     samples: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))  # not yet in a whole frame
     features: torch.Tensor = field(default_factory=lambda: torch.zeros(0))  # (F, mel bins), not yet in a chunk
-    cache: ConformerCache | None = None
+    cache: ConformerCache | None = None  # shared with the streams that took the last step together
+    row: int = 0  # its place in that cache
     last_id: int = -1  # the token of the last frame: a repeat of it is no new token
     tokens: list[str] = field(default_factory=list)  # of the last word
     words: str = ""  # the words before it, with the space behind
@@ -182,17 +183,18 @@ class StreamingBatch:
     @torch.inference_mode()
     def _step(self, streams: list[Stream]) -> None:
         """One chunk of each of these streams."""
+        streams, cache = self._gather(streams)
         size = self.chunk_size
         chunk, chunk_mask = self._stack([stream.features[:size] for stream in streams])
         ahead, ahead_mask = self._stack([stream.features[size : 2 * size] for stream in streams])
-        inputs = {"attention_mask": chunk_mask, "past_key_values": self._join_caches(streams), "use_cache": True}
+        inputs = {"attention_mask": chunk_mask, "past_key_values": cache, "use_cache": True}
         if self.lookahead and ahead_mask.any():
             inputs |= {"lookahead_features": ahead, "lookahead_attention_mask": ahead_mask}
         output = self.model(chunk, **inputs)
-        self._part_caches(streams, output.past_key_values)
         frames = chunk_mask.sum(-1) // self.model.config.frame_stacking
         best = output.logits.argmax(-1).tolist()
-        for stream, ids, length in zip(streams, best, frames.tolist(), strict=True):
+        for row, (stream, ids, length) in enumerate(zip(streams, best, frames.tolist(), strict=True)):
+            stream.cache, stream.row = output.past_key_values, row
             self._write(stream, ids[:length])
             stream.features = stream.features[size:]
 
@@ -205,14 +207,32 @@ class StreamingBatch:
         mask = torch.arange(self.chunk_size) < lengths[:, None]
         return batch.to(self.model.device), mask.to(self.model.device)
 
-    def _join_caches(self, streams: list[Stream]) -> ConformerCache | None:
-        """The streams' caches as one; none at their first chunks."""
-        caches = [stream.cache for stream in streams if stream.cache is not None]
-        return ConformerCache.stack(caches) if len(caches) > 1 else next(iter(caches), None)
+    def _gather(self, streams: list[Stream]) -> tuple[list[Stream], ConformerCache | None]:
+        """The streams in the order of the rows of one cache; no cache at their first chunks.
 
-    def _part_caches(self, streams: list[Stream], cache: ConformerCache) -> None:
-        for row, stream in enumerate(streams):
-            stream.cache = cache if len(streams) == 1 else cache.select(torch.tensor([row]))
+        Nothing is copied while the same streams step together. Otherwise a cache is divided into those who step and
+        those who stay behind, so that no tensor outlives the streams it belongs to.
+        """
+        gathered, caches = [], []
+        for cache in {stream.cache: None for stream in streams}:  # each once, in this order
+            if cache is None:
+                return streams, None
+            owners = sorted((one for one in self.streams if one.cache is cache), key=lambda one: one.row)
+            going = [one for one in owners if one in streams]
+            if len(going) < cache.num_streams:
+                self._divide(cache, [one for one in owners if one not in streams])
+                cache = self._divide(cache, going)
+            gathered += going
+            caches.append(cache)
+        return gathered, caches[0] if len(caches) == 1 else ConformerCache.stack(caches)
+
+    @staticmethod
+    def _divide(cache: ConformerCache, part: list[Stream]) -> ConformerCache:
+        """Give these of a cache's streams a cache of their own."""
+        own = cache.select(torch.tensor([stream.row for stream in part], dtype=torch.long))
+        for row, stream in enumerate(part):
+            stream.cache, stream.row = own, row
+        return own
 
     def _write(self, stream: Stream, ids: list[int]) -> None:
         """Append a chunk's best tokens: repeats and blanks go, a word delimiter makes the word before it final."""

@@ -158,45 +158,71 @@ class ConformerCache:
         self.keys: dict[int, torch.Tensor] = {}  # by layer, (B, H, room, d)
         self.values: dict[int, torch.Tensor] = {}
         self.convolution_inputs: dict[int, torch.Tensor] = {}  # by layer, (B, context, D)
+        self.first = 0  # where in the room the kept frames begin
         self.valid = torch.zeros(0, 0, dtype=torch.bool)  # (B, S): which kept frames are real
         self.positions = torch.zeros(0, dtype=torch.long)  # (B,): position of each stream's next frame
+
+    @property
+    def num_streams(self) -> int:
+        """Streams in the batch, B; 0 before the first step."""
+        return len(self.valid)
 
     @property
     def length(self) -> int:
         """Frames kept, S."""
         return self.valid.shape[1]
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all tensors, room for coming frames included."""
+        stores = (self.keys, self.values, self.convolution_inputs)
+        return sum(tensor.nbytes for store in stores for tensor in store.values())
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Frames kept, by the name that transformers' caches give it."""
         return self.length
 
-    def begin(self, batch_size: int, device: torch.device) -> None:
-        """Make the cache ready for its first step; later ones check that the batch is the same.
+    def begin(self, batch_size: int, num_frames: int, device: torch.device) -> None:
+        """Make the cache ready for a step that writes `num_frames` frames.
 
         Raises:
             ValueError: the cache holds another number of streams.
         """
-        if not len(self.valid):
+        if self.num_streams == 0:
             self.valid = torch.zeros(batch_size, 0, dtype=torch.bool, device=device)
             self.positions = torch.zeros(batch_size, dtype=torch.long, device=device)
-        if len(self.valid) != batch_size:
+        if self.num_streams != batch_size:
             raise ValueError(
-                f"past_key_values holds {len(self.valid)} streams, input_features {batch_size}. Every stream keeps "
+                f"past_key_values holds {self.num_streams} streams, input_features {batch_size}. Every stream keeps "
                 f"its row; use ConformerCache.select and ConformerCache.stack when streams leave or join."
             )
+        if self.keys and self.first + self.length + num_frames > self.keys[0].shape[2]:
+            for store in (self.keys, self.values):
+                for layer_idx in store:
+                    store[layer_idx] = self._with_room(self._kept(store[layer_idx]), num_frames)
+            self.first = 0
+
+    @staticmethod
+    def _with_room(kept: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """The same frames in a room half as large again as the next step needs: moving costs O(1) a frame, whether the
+        cache grows or forgets as much as it learns."""
+        batch, heads, length, size = kept.shape
+        room = kept.new_empty(batch, heads, (length + num_frames) * 3 // 2, size)
+        room[:, :, :length] = kept
+        return room
+
+    def _kept(self, room: torch.Tensor) -> torch.Tensor:
+        return room[:, :, self.first : self.first + self.length]
 
     def update(self, layer_idx: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Write a step's keys and values (B, H, n, d) behind those kept: both with S + n frames."""
         results = []
         for store, new in ((self.keys, key), (self.values, value)):
-            end = self.length + new.shape[2]
-            if layer_idx not in store or store[layer_idx].shape[2] < end:
-                room = new.new_zeros(*new.shape[:2], 2 * end, new.shape[3])  # doubled: growth costs O(1) a frame
-                if layer_idx in store:
-                    room[:, :, : self.length] = store[layer_idx][:, :, : self.length]
-                store[layer_idx] = room
-            store[layer_idx][:, :, self.length : end] = new
-            results.append(store[layer_idx][:, :, :end])
+            if layer_idx not in store:
+                store[layer_idx] = self._with_room(new[:, :, :0], new.shape[2])
+            begin = self.first + self.length
+            store[layer_idx][:, :, begin : begin + new.shape[2]] = new
+            results.append(store[layer_idx][:, :, self.first : begin + new.shape[2]])
         return results[0], results[1]
 
     def swap_convolution_input(self, layer_idx: int, chunk: torch.Tensor, context: int) -> torch.Tensor:
@@ -209,20 +235,18 @@ class ConformerCache:
 
     def advance(self, chunk_mask: torch.Tensor) -> None:
         """Keep the chunk that all layers have written, (B, C) bool true where real, and forget what is too old."""
-        self.valid = torch.cat([self.valid, chunk_mask], dim=1)
+        valid = torch.cat([self.valid, chunk_mask], dim=1)
+        excess = 0 if self.left_context_frames is None else max(0, valid.shape[1] - self.left_context_frames)
+        self.valid = valid[:, excess:]
         self.positions = self.positions + chunk_mask.sum(-1)
-        excess = 0 if self.left_context_frames is None else self.length - self.left_context_frames
-        if excess > 0:
-            self.valid = self.valid[:, excess:]
-            for store in (self.keys, self.values):
-                for kept in store.values():
-                    kept[:, :, : self.length] = kept[:, :, excess : excess + self.length].clone()
+        self.first += excess
 
     def select(self, rows: torch.Tensor) -> "ConformerCache":
         """The streams `rows` (int64 indices) as a cache of their own."""
         chosen = ConformerCache(self.left_context_frames)
-        for name in ("keys", "values", "convolution_inputs"):
-            setattr(chosen, name, {layer: tensor[rows] for layer, tensor in getattr(self, name).items()})
+        for name in ("keys", "values"):
+            setattr(chosen, name, {layer: self._kept(room)[rows] for layer, room in getattr(self, name).items()})
+        chosen.convolution_inputs = {layer: tensor[rows] for layer, tensor in self.convolution_inputs.items()}
         chosen.valid, chosen.positions = self.valid[rows], self.positions[rows]
         return chosen
 
@@ -234,7 +258,7 @@ class ConformerCache:
         for name in ("keys", "values"):
             store = getattr(stacked, name)
             for layer in caches[0].keys:
-                rows = [getattr(cache, name)[layer][:, :, : cache.length] for cache in caches]
+                rows = [cache._kept(getattr(cache, name)[layer]) for cache in caches]
                 store[layer] = torch.cat([F.pad(row, (0, 0, length - row.shape[2], 0)) for row in rows])
         for layer in caches[0].convolution_inputs:
             stacked.convolution_inputs[layer] = torch.cat([cache.convolution_inputs[layer] for cache in caches])

@@ -147,12 +147,12 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
         if cache is None:
             past = self.config.left_context_chunks
             cache = ConformerCache(None if past is None else past * chunk.shape[1])
-        cache.begin(len(chunk), chunk.device)
         frames = chunk
         if lookahead is not None:
             ahead, lookahead_mask = self.stack_frames(lookahead, lookahead_mask)
             lookahead_mask = all_real(ahead) if lookahead_mask is None else lookahead_mask
             frames = torch.cat([chunk, ahead], dim=1)
+        cache.begin(len(frames), frames.shape[1], frames.device)
         layout = StreamingLayout(chunk_mask, lookahead_mask, cache)
         hidden_states = self.run_layers(self.project(frames), None, layout=layout, **kwargs)
         cache.advance(chunk_mask)

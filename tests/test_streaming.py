@@ -90,6 +90,24 @@ def test_streams_of_a_batch_do_not_hear_each_other(parts):
     assert not batch.streams
 
 
+def test_a_cache_is_copied_only_when_its_streams_part(parts):
+    """Streams in step keep one cache; when some go ahead alone, neither side keeps memory of the other."""
+    batch = StreamingBatch(*parts, chunk_duration_ms=CHUNK_MS)
+    first, second, third = (batch.join() for _ in range(3))
+    batch.accept({stream: speech(0.4) for stream in batch.streams})
+    together = first.cache
+    assert together is second.cache is third.cache and together.num_streams == 3
+    batch.accept({stream: speech(0.1) for stream in batch.streams})
+    assert first.cache is together and [first.row, second.row, third.row] == [0, 1, 2]
+    batch.accept({third: speech(0.1), first: speech(0.1)})
+    assert first.cache is third.cache and first.cache.num_streams == 2 and second.cache.num_streams == 1
+    batch.accept({second: speech(0.1)})
+    batch.accept({stream: speech(0.3) for stream in batch.streams})
+    assert first.cache is second.cache is third.cache
+    batch.finish(second)
+    assert first.cache.num_streams == 2 and second.cache is None
+
+
 def test_safe_conversions(parts):
     """int16, stereo and another rate give what the converted whole gives."""
     samples = speech(1.0)
