@@ -272,7 +272,9 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel):
         labels = self.label(stacked, frame_mask)[hidden]  # (n, R)
 
         layout = self.encoder.chunk_layout(stacked, frame_mask, chunk_size, lookahead=True)
-        copied = F.pad(hidden[:, chunk_size:], (layout.base_length, layout.base_length - hidden.shape[1]))  # (B, L)
+        copied = hidden[:, chunk_size:]  # empty where one chunk holds every utterance
+        room = layout.base_length - chunk_size - copied.shape[1]
+        copied = F.pad(copied, (layout.base_length, room))  # (B, L)
         frames = layout.append_copies(self.encoder.project(stacked))
         frames = torch.where(copied[..., None], self.mask_vector.to(frames.dtype), frames)
         encoded = self.encoder.run_layers(frames, None, layout=layout)

@@ -174,6 +174,16 @@ def test_hidden_frames_do_not_leak_into_their_prediction():
     assert not torch.allclose(model(other, mask, mask_time_indices=hidden, chunk_size=3).logits, before)
 
 
+def test_utterances_of_one_chunk_have_nothing_to_predict():
+    """The longest chunk of pretraining is 3.84 s, and some batches hold shorter utterances only."""
+    model = ChunkSSLForPreTraining(ChunkSSLConfig(num_hidden_layers=1, **TINY))
+    for chunk_size in (10, 16):  # as long as the batch, and longer
+        output = model(torch.randn(2, 20, 5), chunk_size=chunk_size)
+        assert output.num_masked_frames == 0 and output.loss == 0
+        output.loss.backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
 @torch.no_grad()
 def test_streams_join_and_leave():
     model = build()

@@ -8,13 +8,12 @@ import torch
 from families import HEADS, Family, every_family, example_batch, run
 from helpers import speech_like
 from test_pipeline import save_recognizer
-from transformers import AutoModelForCTC, AutoProcessor, pipeline
+from transformers import AutoModel, AutoModelForCTC, AutoProcessor, pipeline
 
-from hf_speech_ssl import SpeechSSLFeatureExtractor
+from hf_speech_ssl import FSQConfig, FSQModel, SpeechSSLFeatureExtractor
 
-# Loads every head from one pretraining checkpoint in the folder argv[1], and saves what it loaded to argv[2]. An
-# editable install has a finder of its own, so the package is hidden from all finders.
-PROGRAM = """
+# An editable install has a finder of its own, so the package is hidden from all finders.
+HIDE_THE_PACKAGE = """
 import sys
 
 class Hidden:
@@ -30,7 +29,9 @@ except ModuleNotFoundError:
     pass
 else:
     raise AssertionError("the package can be imported")
-
+"""
+# Loads every head from one pretraining checkpoint in the folder argv[1], and saves what it loaded to argv[2].
+PROGRAM = """
 from pathlib import Path
 import torch
 from transformers import (
@@ -66,11 +67,25 @@ torch.save(outputs, target / "outputs.pt")
 """
 
 
-def run_without_the_package(source: Path, target: Path) -> dict:
-    """What PROGRAM found, in a process with an empty cache of remote code."""
+TOKENIZER_PROGRAM = """
+from pathlib import Path
+import torch
+from transformers import AutoFeatureExtractor, AutoModel
+
+source, target = map(Path, sys.argv[1:])
+model = AutoModel.from_pretrained(source, trust_remote_code=True)
+model.save_pretrained(target)
+AutoFeatureExtractor.from_pretrained(source, trust_remote_code=True).save_pretrained(target)
+features, mask = torch.load(source / "inputs.pt")
+torch.save({"digits": model.tokenize(features, mask)}, target / "outputs.pt")
+"""
+
+
+def run_without_the_package(source: Path, target: Path, program: str = PROGRAM) -> dict:
+    """What `program` found, in a process with an empty cache of remote code."""
     target.mkdir()
     result = subprocess.run(
-        [sys.executable, "-I", "-c", PROGRAM, str(source), str(target)],
+        [sys.executable, "-I", "-c", HIDE_THE_PACKAGE + program, str(source), str(target)],
         cwd=target,
         env={"HF_HOME": str(target / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -110,3 +125,16 @@ def test_remote_code(family: Family, tmp_path):
     # Back where the package is installed, its own classes win.
     assert type(AutoModelForCTC.from_pretrained(third / "pretrained")) is family.ctc
     assert type(AutoProcessor.from_pretrained(third / "ctc").feature_extractor) is SpeechSSLFeatureExtractor
+
+
+def test_remote_code_of_the_tokenizer(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    model = FSQModel(FSQConfig(fsq_levels=[5, 3, 3], fsq_hidden_size=16, fsq_num_hidden_layers=2)).eval()
+    model.save_pretrained(first)
+    SpeechSSLFeatureExtractor(mean=[6.0] * 80, variance=[2.0] * 80).save_pretrained(first)
+    torch.save(example_batch(), first / "inputs.pt")
+    digits = run_without_the_package(first, second, TOKENIZER_PROGRAM)["digits"]
+    assert torch.equal(digits, model.tokenize(*example_batch()))
+    again = AutoModel.from_pretrained(second)  # what was saved there
+    assert type(again) is FSQModel and torch.equal(digits, again.tokenize(*example_batch()))
+    assert {file.name for file in second.glob("*.py")} == {file.name for file in first.glob("*.py")}
