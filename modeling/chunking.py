@@ -225,13 +225,17 @@ class ConformerCache:
             results.append(store[layer_idx][:, :, self.first : begin + new.shape[2]])
         return results[0], results[1]
 
-    def swap_convolution_input(self, layer_idx: int, chunk: torch.Tensor, context: int) -> torch.Tensor:
-        """Keep the last `context` frames up to this chunk (B, C, D) and return those before it, (B, context, D)."""
-        before = self.convolution_inputs.get(layer_idx)
-        if before is None:
-            before = chunk.new_zeros(len(chunk), context, chunk.shape[2])
-        self.convolution_inputs[layer_idx] = torch.cat([before, chunk], dim=1)[:, chunk.shape[1] :]
-        return before
+    def extend_convolution_input(
+        self, layer_idx: int, frames: torch.Tensor, chunk_size: int, context: int
+    ) -> torch.Tensor:
+        """A step's frames (B, L, D) between the `context` frames before them and as many zeros.
+
+        Kept for the next step: the `context` frames up to the end of the chunk, the first `chunk_size` frames.
+        """
+        zeros = frames.new_zeros(len(frames), context, frames.shape[2])
+        row = torch.cat([self.convolution_inputs.get(layer_idx, zeros), frames, zeros], dim=1)
+        self.convolution_inputs[layer_idx] = row[:, chunk_size : chunk_size + context].clone()
+        return row
 
     def advance(self, chunk_mask: torch.Tensor) -> None:
         """Keep the chunk that all layers have written, (B, C) bool true where real, and forget what is too old."""
@@ -284,14 +288,17 @@ class StreamingLayout:
         self.cache = cache
         self.chunk_mask = chunk_mask
         self.chunk_size = chunk_mask.shape[1]
-        self.frame_mask = chunk_mask if lookahead_mask is None else torch.cat([chunk_mask, lookahead_mask], dim=1)
-        visible = torch.cat([cache.valid, self.frame_mask], dim=1)
-        visible = visible | ~visible.any(-1, keepdim=True)
-        self.key_mask = None if bool(visible.all()) else visible[:, None, None, :]
+        frame_mask = chunk_mask if lookahead_mask is None else torch.cat([chunk_mask, lookahead_mask], dim=1)
+        self.num_frames = frame_mask.shape[1]
+        visible = torch.cat([cache.valid, frame_mask], dim=1)
+        # Steps without padding, nearly all of them, need no mask.
+        all_visible = bool(visible.all())
+        self.frame_mask = None if all_visible else frame_mask
+        self.key_mask = None if all_visible else (visible | ~visible.any(-1, keepdim=True))[:, None, None, :]
 
     def positions(self, device: torch.device) -> torch.Tensor:
         """Position of every frame of the step in its stream, (B, L)."""
-        return self.cache.positions[:, None] + torch.arange(self.frame_mask.shape[1], device=device)
+        return self.cache.positions[:, None] + torch.arange(self.num_frames, device=device)
 
     def attend(
         self,
@@ -309,8 +316,7 @@ class StreamingLayout:
 
     def split_for_convolution(self, frames: torch.Tensor, context: int, layer_idx: int) -> torch.Tensor:
         """The step as the convolution sees it: (B, L, D) -> (B, context + L + context, D)."""
-        before = self.cache.swap_convolution_input(layer_idx, frames[:, : self.chunk_size], context)
-        return F.pad(torch.cat([before, frames], dim=1), (0, 0, 0, context))
+        return self.cache.extend_convolution_input(layer_idx, frames, self.chunk_size, context)
 
     def join_after_convolution(self, rows: torch.Tensor) -> torch.Tensor:
         """The way back: (B, L, D) as it is."""

@@ -121,8 +121,10 @@ class ConformerAttention(nn.Module):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         shape = hidden_states.shape[:-1]
-        query, key, value = self.qkv_proj(hidden_states).view(*shape, 3, -1, self.head_dim).unbind(-3)
-        query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
+        heads = self.config.num_attention_heads
+        states = self.qkv_proj(hidden_states).view(*shape, 3 * heads, self.head_dim)
+        query, key = rotate(states[..., : 2 * heads, :], *position_embeddings).split(heads, dim=-2)
+        value = states[..., 2 * heads :, :]
         query, key, value = (states.transpose(1, 2) for states in (query, key, value))  # (B, H, T, d) each
         dropout = self.attention_dropout if self.training else 0.0
         if layout is not None and not layout.dense:
@@ -202,14 +204,16 @@ class ConformerLayer(GradientCheckpointingLayer):
         def drop(output: torch.Tensor) -> torch.Tensor:
             return F.dropout(output, self.dropout, self.training)
 
-        hidden_states = hidden_states + 0.5 * drop(self.feed_forward1(self.feed_forward_norm1(hidden_states)))
+        fed = drop(self.feed_forward1(self.feed_forward_norm1(hidden_states)))
+        hidden_states = hidden_states.add(fed, alpha=0.5)
         attended, _ = self.attention(
             self.attention_norm(hidden_states), attention_mask, position_embeddings, layout, **kwargs
         )
         hidden_states = hidden_states + drop(attended)
         convolved = self.convolution(self.convolution_norm(hidden_states), frame_mask, layout)
         hidden_states = hidden_states + drop(convolved)
-        hidden_states = hidden_states + 0.5 * drop(self.feed_forward2(self.feed_forward_norm2(hidden_states)))
+        fed = drop(self.feed_forward2(self.feed_forward_norm2(hidden_states)))
+        hidden_states = hidden_states.add(fed, alpha=0.5)
         return self.final_norm(hidden_states)
 
 
