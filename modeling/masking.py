@@ -7,6 +7,11 @@ import torch
 from torch.nn import functional as F
 
 
+def _uniform(shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None) -> torch.Tensor:
+    """`torch.rand`, whose `generator=None` torch.compile cannot trace once a shape varies."""
+    return torch.empty(shape, device=device).uniform_(generator=generator)
+
+
 def draw_span_mask(
     attention_mask: torch.Tensor, start_prob: float, length: int, generator: torch.Generator | None = None
 ) -> torch.Tensor:
@@ -25,7 +30,7 @@ def draw_span_mask(
     Returns:
         (B, T) bool, true where a frame is hidden.
     """
-    starts = torch.rand(attention_mask.shape, device=attention_mask.device, generator=generator) < start_prob
+    starts = _uniform(attention_mask.shape, attention_mask.device, generator) < start_prob
     reach = F.pad(starts.float()[:, None], (length - 1, 0))  # a frame is hidden by starts at most length - 1 before it
     return F.max_pool1d(reach, length, stride=1)[:, 0].bool() & attention_mask.bool()
 
@@ -59,12 +64,12 @@ def draw_spec_augment_mask(
         (B, size) bool, true where a position is hidden.
     """
     device = lengths.device
-    chance = torch.rand(lengths.shape, device=device, generator=generator)
+    chance = _uniform(lengths.shape, device, generator)
     counts = (prob * lengths / span_length + chance).floor().clamp_min(min_spans)
     counts = counts.masked_fill(lengths < span_length, 0)
     most = int(prob * size / span_length + 1) + min_spans  # no row can have more spans
     room = (lengths - span_length + 1).clamp_min(1)[:, None]
-    starts = (torch.rand((len(lengths), most), device=device, generator=generator) * room).floor()
+    starts = (_uniform((len(lengths), most), device, generator) * room).floor()
     starts = starts.masked_fill(torch.arange(most, device=device) >= counts[:, None], -span_length)
     offset = torch.arange(size, device=device) - starts[..., None]  # (B, spans, size)
     return ((offset >= 0) & (offset < span_length)).any(1)
