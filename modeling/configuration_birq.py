@@ -87,10 +87,10 @@ class BiRQConfig(ConformerConfig):
     mask_noise_std: float | int = 0.1
     quantizer_seed: int = 0
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
-        if self.label_layer is None:
-            self.label_layer = max(1, 7 * self.num_hidden_layers // 10)
+    @property
+    def enhanced_label_layer(self) -> int:
+        """The block whose output makes the enhanced labels: `label_layer`, or what its absence stands for."""
+        return max(1, 7 * self.num_hidden_layers // 10) if self.label_layer is None else self.label_layer
 
     def validate_labels(self) -> None:
         """Refuse label settings that the loss could not use."""

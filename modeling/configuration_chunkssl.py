@@ -69,6 +69,7 @@ class ChunkSSLConfig(ConformerConfig):
         "AutoModelForPreTraining": "modeling_chunkssl.ChunkSSLForPreTraining",
         "AutoModelForCTC": "modeling_chunkssl.ChunkSSLForCTC",
     }
+    _presets = _PRESETS
 
     frame_stacking: int = 4
     chunk_size: int = 0
@@ -86,17 +87,6 @@ class ChunkSSLConfig(ConformerConfig):
     codebook_dim: int = 16
     num_codebooks: int = 1
     quantizer_seed: int = 0
-
-    @classmethod
-    def from_preset(cls, name: str, **overrides: Any) -> "ChunkSSLConfig":
-        """The published configuration `name`, with `overrides` applied.
-
-        Raises:
-            ValueError: no such preset, or an override that is no field.
-        """
-        if name not in _PRESETS:
-            raise ValueError(f"There is no preset '{name}'; the presets are {', '.join(_PRESETS)}.")
-        return cls(**{**_PRESETS[name], **overrides})
 
     @property
     def label_sizes(self) -> list[int]:

@@ -217,6 +217,11 @@ def _as_list(raw_speech: Any) -> list[Any]:
                 f"Audio must be mono: one dimension per utterance, or (utterances, samples); got shape "
                 f"{tuple(raw_speech.shape)}."
             )
+        if raw_speech.ndim == 2 and raw_speech.shape[1] < FRAME_LENGTH <= raw_speech.shape[0]:
+            raise ValueError(
+                f"Audio must be mono; shape {tuple(raw_speech.shape)} looks like (samples, channels). Average the "
+                f"channels, for example with audio.mean(axis=1)."
+            )
         raw_speech = list(raw_speech) if raw_speech.ndim == 2 else [raw_speech]
     raw_speech = list(raw_speech)
     if not raw_speech:

@@ -5,7 +5,6 @@ D hidden size, n masked frames, C codebooks, N entries.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -106,7 +105,6 @@ class BiRQForPreTraining(BiRQPreTrainedModel):
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         mask_time_indices: torch.Tensor | None = None,
-        **kwargs: Any,
     ) -> BiRQForPreTrainingOutput:
         """One pretraining step's loss and diagnostics.
 
@@ -167,7 +165,7 @@ class BiRQForPreTraining(BiRQPreTrainedModel):
         self, clean: torch.Tensor, masked: torch.Tensor, frame_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Encoder output of the masked input and block k's output for the clean one (`None` in BEST-RQ mode)."""
-        encoder, k = self.encoder, self.config.label_layer
+        encoder, k = self.encoder, self.config.enhanced_label_layer
         if self.config.enhanced_loss_weight == 0:
             return encoder.run_layers(encoder.project(masked), frame_mask), None
         if self.config.detach_enhanced_labels:

@@ -250,7 +250,6 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         mask_time_indices: torch.Tensor | None = None,
         chunk_size: int | None = None,
-        **kwargs: Any,
     ) -> ChunkSSLForPreTrainingOutput:
         """One pretraining step's loss and diagnostics.
 

@@ -5,20 +5,20 @@
         --dataset_name ... --config_name chunkssl-base --output_dir outputs/chunkssl --mixed_precision bf16
 
 The defaults are those of Tang and Tseng (arXiv 2509.15579): 400,000 updates with Adam's inverse square root schedule,
-25,000 of them warm-up to 3e-4. The paper's batches hold 16,000 seconds: set `per_device_train_batch_seconds` and
-`gradient_accumulation_steps` so that they come to that together with the number of processes. Labels of BEST-RQ need
-no tokenizer: `--config_overrides label_kind=random_projection`.
+one sixteenth of them (25,000) warm-up to 3e-4. The paper's batches hold 16,000 seconds: set
+`per_device_train_batch_seconds` and `gradient_accumulation_steps` so that they come to that together with the number
+of processes. Labels of BEST-RQ need no tokenizer: `--config_overrides label_kind=random_projection`.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_speech_ssl import ChunkSSLForPreTraining, FSQModel
+from hf_speech_ssl import ChunkSSLConfig, ChunkSSLForPreTraining, FSQModel
 from hf_speech_ssl.hub import publish
 from hf_speech_ssl.training.building import load_model, make_config
 from hf_speech_ssl.training.corpus import DataSettings
 from hf_speech_ssl.training.pretraining import PretrainingSettings, pretrain
-from hf_speech_ssl.training.settings import TrainingSettings, flag, parse_settings
+from hf_speech_ssl.training.settings import TrainingSettings, flag, parse_config_overrides, parse_settings
 from hf_speech_ssl.training.setup import make_accelerator, write_arguments
 
 
@@ -33,10 +33,12 @@ def load_tokenizer(choice: ChunkSSLSettings) -> FSQModel | None:
     """The trained tokenizer, where the labels are its.
 
     Raises:
-        ValueError: a fresh model with FSQ labels and no tokenizer, or a tokenizer that would not be used.
+        ValueError: a fresh model with FSQ labels and no tokenizer, a tokenizer that would not be used, or overrides of
+            what the tokenizer says.
     """
     continues = choice.model_name_or_path is not None
-    random_projection = "random_projection" in (choice.config_overrides or "")
+    overrides = parse_config_overrides(choice.config_overrides, ChunkSSLConfig)
+    random_projection = overrides.get("label_kind") == "random_projection"
     if choice.fsq_model_name_or_path is None:
         if not continues and not random_projection:
             raise ValueError(
@@ -49,13 +51,15 @@ def load_tokenizer(choice: ChunkSSLSettings) -> FSQModel | None:
             "--fsq_model_name_or_path goes with a fresh model and FSQ labels only: a pretrained Chunk SSL model holds "
             "its tokenizer, and random-projection labels need none."
         )
+    if shared := sorted(set(overrides) & set(ChunkSSLForPreTraining.tokenizer_fields)):
+        raise ValueError(f"{', '.join(shared)} come from the tokenizer; leave them out of --config_overrides.")
     return FSQModel.from_pretrained(choice.fsq_model_name_or_path)
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Pretrain; returns the metrics of the last evaluation."""
-    recipe = {"max_steps": 400_000, "learning_rate": 3e-4, "lr_scheduler_type": "inverse_sqrt", "warmup_steps": 25_000}
-    recipe |= {"max_duration_in_seconds": 75.0}
+    recipe = {"max_steps": 400_000, "learning_rate": 3e-4, "lr_scheduler_type": "inverse_sqrt"}
+    recipe |= {"warmup_steps": 25_000 / 400_000, "max_duration_in_seconds": 75.0}
     choice, data, settings = parse_settings(
         argv, __doc__, (ChunkSSLSettings, DataSettings, TrainingSettings), **recipe
     )

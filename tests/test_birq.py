@@ -274,7 +274,7 @@ def test_refused_mask():
 
 
 def test_presets():
-    assert [BiRQConfig(num_hidden_layers=blocks).label_layer for blocks in (1, 5, 10, 12)] == [1, 3, 7, 8]
+    assert [BiRQConfig(num_hidden_layers=blocks).enhanced_label_layer for blocks in (1, 5, 10, 12)] == [1, 3, 7, 8]
     base = BiRQConfig.from_preset("birq-base", codebook_size=7)
     assert (base.num_hidden_layers, base.hidden_size, base.codebook_size) == (12, 512, 7)
     with pytest.raises(ValueError, match="birq-tiny, birq-base"):

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from hf_speech_ssl import BiRQForCTC, FSQModel, SpeechSSLFeatureExtractor
+from hf_speech_ssl import BiRQForCTC, ChunkSSLForPreTraining, FSQModel, SpeechSSLFeatureExtractor
 from hf_speech_ssl.training.updates import Learner
 
 pytest.importorskip("espeakng_loader")
@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 sys.path += [str(ROOT / "pretraining_scripts"), str(ROOT / "finetuning_scripts")]
 
 import run_birq  # noqa: E402
+import run_chunkssl  # noqa: E402
 import run_ctc  # noqa: E402
 import run_fsq  # noqa: E402
 
@@ -111,18 +112,65 @@ def test_streaming_and_continuing_from_a_ctc_model(finetuned, tmp_path):
     assert metrics["eval_wer"] >= 0
 
 
-def test_training_a_tokenizer(tmp_path):
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
     flags = f"{DATA} --config_name fsq-tiny --config_overrides fsq_hidden_size=16,fsq_levels=[5,3] --max_steps 3 "
-    flags += f"--normalization_seconds 20 --eval_split_name validation --output_dir {tmp_path}"
-    metrics = run_fsq.main(flags.split())
+    flags += f"--normalization_seconds 20 --eval_split_name validation --output_dir {folder}"
+    return folder, run_fsq.main(flags.split())
+
+
+def test_training_a_tokenizer(tokenizer):
+    folder, metrics = tokenizer
     assert metrics["eval_loss"] > 0 and metrics["eval_explained_variance"] == pytest.approx(
         1 - metrics["eval_loss"], abs=1e-3
     )
-    model, features = FSQModel.from_pretrained(tmp_path), SpeechSSLFeatureExtractor.from_pretrained(tmp_path)
+    model, features = FSQModel.from_pretrained(folder), SpeechSSLFeatureExtractor.from_pretrained(folder)
     assert model.config.fsq_levels == [5, 3] and len(features.mean) == 80
     inputs = features(np.zeros(16_000, dtype="float32"), sampling_rate=16_000, return_tensors="pt")
     assert model.tokenize(**inputs).shape == (1, inputs["input_features"].shape[1] // 4, 2)
-    assert ModelCard.load(tmp_path / "README.md").data.model_name
+    assert ModelCard.load(folder / "README.md").data.model_name
+
+
+def test_chunk_ssl_from_tokenizer_to_streaming_error_rates(tokenizer, tmp_path):
+    """The tokenizer and its features travel into the checkpoint, which is evaluated at every chunk size."""
+    sizes = SIZES.replace(",codebook_size=32", "") + ",chunk_durations_ms=[160,320]"
+    flags = f"{DATA} --config_name chunkssl-tiny --config_overrides {sizes} --max_steps 2 "
+    run_chunkssl.main(
+        [*flags.split(), "--fsq_model_name_or_path", str(tokenizer[0]), "--output_dir", str(tmp_path / "p")]
+    )
+    model = ChunkSSLForPreTraining.from_pretrained(tmp_path / "p")
+    assert model.config.fsq_levels == [5, 3]
+    trained = FSQModel.from_pretrained(tokenizer[0]).tokenizer.state_dict()
+    assert all(torch.equal(value, model.tokenizer.module.state_dict()[name]) for name, value in trained.items())
+    features = [SpeechSSLFeatureExtractor.from_pretrained(folder) for folder in (tokenizer[0], tmp_path / "p")]
+    assert features[0].mean == features[1].mean
+
+    flags = f"{DATA} --max_steps 2 --eval_chunk_durations_ms 160 320 --output_dir {tmp_path / 'ctc'}"
+    metrics = run_ctc.main([*flags.split(), "--model_name_or_path", str(tmp_path / "p")])
+    assert {"eval_wer", "eval_160ms_wer", "eval_320ms_wer", "eval_320ms_cer"} <= set(metrics)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("", "--fsq_model_name_or_path is needed"),
+        ("--fsq_model_name_or_path TOKENIZER --config_overrides label_kind=random_projection", "need none"),
+        ("--fsq_model_name_or_path TOKENIZER --config_overrides frame_stacking=2", "frame_stacking come from"),
+    ],
+)
+def test_labels_of_chunk_ssl_that_cannot_be(tokenizer, tmp_path, flags, message):
+    flags = f"{DATA} --config_name chunkssl-tiny --output_dir {tmp_path} {flags}".replace(
+        "TOKENIZER", str(tokenizer[0])
+    )
+    with pytest.raises(ValueError, match=message):
+        run_chunkssl.main(flags.split())
+
+
+def test_chunk_durations_are_for_chunk_ssl(pretrained, tmp_path):
+    flags = f"{DATA} --max_steps 1 --eval_chunk_durations_ms 160 --output_dir {tmp_path}"
+    with pytest.raises(ValueError, match="works in chunks"):
+        run_ctc.main([*flags.split(), "--model_name_or_path", str(pretrained)])
 
 
 def test_epochs_come_to_steps(pretrained, tmp_path):
