@@ -9,29 +9,22 @@ that moment: the rate of a 2048^3 matrix product, and a pass through nothing but
 is the median over the turns of two neighbouring steps, in which a slow minute of the machine cancels.
 """
 
-import argparse
-import datetime
-import json
-import os
-import platform
-import resource
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # imported where it is used: the comparing process needs none of its memory
-    import torch
+from common import (
+    SIZES,
+    argument_parser,
+    machine,
+    markdown,
+    peak_mib,
+    serve,
+    speech_like,
+    spread,
+    take_turns,
+    write_results,
+)
 
-SIZES = {
-    "hidden_size": 256,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 4,
-    "intermediate_size": 1024,
-    "conv_kernel_size": 31,
-}
 MODES = {
     "BEST-RQ": {"enhanced_loss_weight": 0.0},
     "BiRQ": {},
@@ -52,11 +45,6 @@ GROUPS = {
     ),
     "50hz": ("8 x 10 s, 50 Hz, dropout 0.1", {"frame_stacking": 2, "hidden_dropout": 0.1}, FIXED),
 }
-
-
-def peak_mib() -> float:
-    """Largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 # --- in the process of one configuration ---
@@ -149,72 +137,18 @@ class Probe:
         return {}
 
 
-def speech_like(durations: list[float]) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Noise whose loudness moves about as speech does: padded (B, samples) float32, and (B,) lengths."""
-    import torch
-
-    lengths = torch.tensor([round(seconds * 16_000) for seconds in durations])
-    samples = torch.arange(int(lengths.max()))
-    loudness = 0.05 + (samples * 3.14159 * 4 / 16_000).sin().abs()
-    return 0.1 * loudness * torch.randn(len(durations), len(samples)) * (samples < lengths[:, None]), lengths
-
-
-def serve(name: str, group: str, threads: int) -> None:
-    """Answer each line of the standard input: "run" with the times of a step, "describe" with the rest."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    import torch
-
-    torch.set_num_threads(threads)
-    worker = Probe(group) if name == "probe" else PretrainingStep(name, group)
-    for line in sys.stdin:
-        print(json.dumps(getattr(worker, line.strip())()), flush=True)
+def build(name: str, group: str) -> PretrainingStep | Probe:
+    return Probe(group) if name == "probe" else PretrainingStep(name, group)
 
 
 # --- in the process that compares them ---
 
 
-class Worker:
-    """A configuration in a process of its own."""
-
-    def __init__(self, name: str, group: str, threads: int):
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        command = [sys.executable, __file__, "--serve", name, "--groups", group, "--threads", str(threads)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-
-    def ask(self, question: str) -> dict[str, float]:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        print(question, file=self.process.stdin, flush=True)
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise RuntimeError(
-                f"The process of a configuration ended with {self.process.wait()}: see its error above."
-            )
-        return json.loads(answer)
-
-    def close(self) -> None:
-        self.process.communicate()
-
-
 def measure(group: str, threads: int, repeats: int) -> dict:
     """Every configuration of a group, taking turns."""
-    workers = {name: Worker(name, group, threads) for name in (*MODES, "probe")}
-    for worker in workers.values():
-        worker.ask("run")  # warms up
-    turns = []
-    for turn in range(repeats):
-        turns.append({name: worker.ask("run") for name, worker in workers.items()})
-        print(f"{group}: {turn + 1} of {repeats}", file=sys.stderr)
-    facts = {name: worker.ask("describe") for name, worker in workers.items()}
-    for worker in workers.values():
-        worker.close()
+    configurations = {name: {"name": name, "group": group} for name in (*MODES, "probe")}
+    turns, facts = take_turns(__file__, configurations, threads, repeats, group)
     return {"group": group, "turns": turns, "facts": facts}
-
-
-def spread(values: list[float], digits: int = 1) -> str:
-    """Median and range."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
 def table(result: dict) -> str:
@@ -235,14 +169,10 @@ def table(result: dict) -> str:
         "peak memory",
         "of it before the model",
     ]
-    lines = [
-        f"### {title}",
-        "",
-        f"Matrix product 2048^3: {spread(rates, 0)} GFLOP/s. Linear layers alone: {spread(floor)} audio s / wall s.",
-        "",
-        f"| {' | '.join(columns)} |",
-        "|" + "---|" * len(columns),
-    ]
+    probe = (
+        f"Matrix product 2048^3: {spread(rates, 0)} GFLOP/s. Linear layers alone: {spread(floor)} audio s / wall s."
+    )
+    rows = []
     for name in MODES:
         facts = result["facts"][name]
         stages = [statistics.median(turn[name][stage] for turn in turns) for stage in turns[0][name]]
@@ -258,44 +188,20 @@ def table(result: dict) -> str:
             f"{facts['peak_mib'] / 1024:.2f} GiB",
             f"{facts['imported_mib'] / 1024:.2f} GiB",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def machine(threads: int) -> str:
-    """One line that says where and with what the figures were made."""
-    import torch
-    import transformers
-
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        model = names[0].split(":", 1)[1].strip() if names else model
-    return (
-        f"{model}, {torch.backends.cpu.get_cpu_capability()}, {threads} threads on as many of {os.cpu_count()} cores, "
-        f"load {os.getloadavg()[0]:.1f} at the start; torch {torch.__version__}, transformers "
-        f"{transformers.__version__}, Python {platform.python_version()}; {datetime.date.today()}."
-    )
+        rows.append(cells)
+    return "\n\n".join([f"### {title}", probe, markdown(columns, rows)])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser = argument_parser(__doc__, repeats=7)
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
-    parser.add_argument("--output_dir", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(options.serve, options.groups[0], options.threads)
-        return
+        return serve(build, options.serve, options.threads)
     where = machine(options.threads)
     results = [measure(group, options.threads, options.repeats) for group in options.groups]
-    report = "\n\n".join([where, f"Median (range) of {options.repeats} steps.", *map(table, results)]) + "\n"
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    (options.output_dir / "pretraining_step.md").write_text(report)
-    (options.output_dir / "pretraining_step.json").write_text(json.dumps({"machine": where, "results": results}))
-    print(report)
+    sections = [f"Median (range) of {options.repeats} steps.", *map(table, results)]
+    return write_results(options.output_dir, "pretraining_step", where, sections, results)
 
 
 if __name__ == "__main__":
