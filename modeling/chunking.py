@@ -9,8 +9,24 @@ Shape letters: B batch, M chunks, C frames per chunk, N = M * C base frames, L f
 with look-ahead; 2C in a streaming step), D hidden size, H heads, d head dimension, S cached frames.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch.nn import functional as F
+
+# Base frames in one call of the attention kernel. Smaller chunks share a call, with a mask: a call per chunk of 16
+# frames takes twice as long at 75 s, most of it in slices and their gradients. Larger calls compute more that no
+# frame may see, which costs short utterances more than it saves long ones.
+_FRAMES_PER_CALL = 64
+
+
+class Window(NamedTuple):
+    """The frames of one attention call, as spans [begin, end) of the layout: queries are `base` and `copies`, keys
+    `seen` (which ends with `base`) and `copies`."""
+
+    base: tuple[int, int]
+    copies: tuple[int, int]
+    seen: tuple[int, int]
 
 
 class ChunkLayout:
@@ -23,6 +39,8 @@ class ChunkLayout:
         left_context_chunks: chunks before its own that a frame sees; all, if absent.
         dense: whether attention runs over the whole layout with a mask made from `sees`, as eager and flex attention
             do, instead of window by window.
+        keep_last: whether the last chunk is there itself, beside its copy. Pretraining predicts copies alone, and no
+            copy sees the last chunk: without it L is 2(N - C). A chunk that is the only one is always kept.
     """
 
     def __init__(
@@ -32,24 +50,29 @@ class ChunkLayout:
         lookahead: bool,
         left_context_chunks: int | None = None,
         dense: bool = False,
+        keep_last: bool = True,
     ):
         if chunk_size < 1:
             raise ValueError(f"A chunk needs at least 1 frame, got chunk_size = {chunk_size}.")
         self.num_frames = frame_mask.shape[1]
         self.chunk_size = chunk_size
-        self.num_chunks = -(-self.num_frames // chunk_size)
+        num_chunks = -(-self.num_frames // chunk_size)
+        self.padded_length = num_chunks * chunk_size  # N
+        self.num_chunks = num_chunks if keep_last or num_chunks == 1 else num_chunks - 1  # base chunks in the layout
         self.base_length = self.num_chunks * chunk_size
-        self.lookahead = lookahead
+        self.extended_length = self.padded_length - chunk_size if lookahead else 0
         self.left_context_chunks = left_context_chunks
         self.dense = dense
         self.frame_mask = self.append_copies(frame_mask[..., None])[..., 0]  # (B, L)
-        # One look at the lengths, so that windows without padding need no mask.
+        # One look at the lengths, so that windows without padding need no mask for it.
         self.shortest = int(frame_mask.sum(-1).min())
+        self.masks: dict[Window, torch.Tensor | None] = {}
 
     def append_copies(self, frames: torch.Tensor) -> torch.Tensor:
         """Pad to whole chunks and append the copies: (B, T, D) -> (B, L, D)."""
-        base = F.pad(frames, (0, 0, 0, self.base_length - frames.shape[1]))
-        return torch.cat([base, base[:, self.chunk_size :]], dim=1) if self.lookahead else base
+        padded = F.pad(frames, (0, 0, 0, self.padded_length - frames.shape[1]))
+        base, copies = padded[:, : self.base_length], padded[:, self.padded_length - self.extended_length :]
+        return torch.cat([base, copies], dim=1) if self.extended_length else base
 
     def base_frames(self, frames: torch.Tensor) -> torch.Tensor:
         """The outputs for the utterance itself: (B, L, D) -> (B, T, D)."""
@@ -61,8 +84,7 @@ class ChunkLayout:
 
     def positions(self, device: torch.device) -> torch.Tensor:
         """Position of every frame in the utterance, (L,): a copy stands where its original does."""
-        base = torch.arange(self.base_length, device=device)
-        return torch.cat([base, base[self.chunk_size :]]) if self.lookahead else base
+        return self.append_copies(torch.arange(self.padded_length, device=device)[None, :, None])[0, :, 0]
 
     def sees(self, batch: int, head: int, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         """Whether a query index sees a key index: a mask function as transformers and flex attention take it."""
@@ -83,32 +105,51 @@ class ChunkLayout:
         dropout: float,
         layer_idx: int,
     ) -> torch.Tensor:
-        """Fused attention, one window of keys per chunk: (B, H, L, d) each -> (B, L, H, d).
+        """Fused attention, window by window: (B, H, L, d) each -> (B, L, H, d).
 
-        Chunk i's queries, base and extended, all see the same keys, so no window needs a mask but for padding, and no
-        score outside of the windows is ever computed.
+        A window is a chunk or some small ones. Chunk i's queries, base and extended, all see the same keys, so a
+        window of one chunk needs no mask but for padding. No score outside of the windows is ever computed.
         """
         base, extended = [], []
-        for chunk in range(self.num_chunks):
-            begin, end, first = self.window(chunk)
-            tail = self.base_length + begin, self.base_length + min(end, self.base_length - self.chunk_size)
-            rows = _join(query, (begin, end), tail if self.lookahead else None)
-            keys, values = (_join(one, (first, end), tail if self.lookahead else None) for one in (key, value))
-            mask = None
-            if self.shortest < min(end + self.chunk_size * self.lookahead, self.base_length):
-                mask = _join(self.frame_mask[:, None, :, None], (first, end), tail if self.lookahead else None)
-                mask = mask[:, :, None, :, 0]  # (B, 1, 1, keys)
-                mask = mask | ~mask.any(-1, keepdim=True)  # a window of padding only: any answer but NaN will do
-            output = F.scaled_dot_product_attention(rows, keys, values, mask, dropout, scale=scaling)
-            base.append(output[:, :, : self.chunk_size])
-            extended.append(output[:, :, self.chunk_size :])
+        for window in self.windows():
+            rows = _join(query, window.base, window.copies)
+            keys, values = _join(key, window.seen, window.copies), _join(value, window.seen, window.copies)
+            if window not in self.masks:  # the same in all layers
+                self.masks[window] = self.window_mask(window, query.dtype)
+            output = F.scaled_dot_product_attention(rows, keys, values, self.masks[window], dropout, scale=scaling)
+            size = window.base[1] - window.base[0]
+            base.append(output[:, :, :size])
+            extended.append(output[:, :, size:])
         return torch.cat(base + extended, dim=2).transpose(1, 2)
 
-    def window(self, chunk: int) -> tuple[int, int, int]:
-        """First and last (not included) frame of a chunk, and the first frame that it sees."""
-        begin = chunk * self.chunk_size
-        past = chunk if self.left_context_chunks is None else min(chunk, self.left_context_chunks)
-        return begin, begin + self.chunk_size, begin - past * self.chunk_size
+    def windows(self) -> list[Window]:
+        """The attention calls that cover all queries, in the order of the base chunks."""
+        size, together = self.chunk_size, max(1, _FRAMES_PER_CALL // self.chunk_size)
+        windows = []
+        for chunk in range(0, self.num_chunks, together):
+            begin, end = chunk * size, min((chunk + together) * size, self.base_length)
+            past = chunk if self.left_context_chunks is None else min(chunk, self.left_context_chunks)
+            copies = (
+                self.base_length + min(begin, self.extended_length),
+                self.base_length + min(end, self.extended_length),
+            )
+            windows.append(Window((begin, end), copies, (begin - past * size, end)))
+        return windows
+
+    def window_mask(self, window: Window, dtype: torch.dtype) -> torch.Tensor | None:
+        """What is added to a window's scores, 0 or minus infinity, (1 or B, 1, 1 or queries, keys); `None` if 0."""
+        device, size = self.frame_mask.device, self.chunk_size
+        base, copies, seen = (torch.arange(*span, device=device) for span in window)
+        keys, visible = torch.cat([seen, copies]), None
+        if len(base) > size:
+            visible = self.sees(0, 0, torch.cat([base, copies])[:, None], keys)[None, None]
+        if self.shortest < min(window.base[1] + size, self.padded_length):
+            real = self.frame_mask[:, None, None, keys]
+            visible = real if visible is None else real & visible
+            visible = visible | ~visible.any(-1, keepdim=True)  # padding that sees padding only: anything but NaN
+        if visible is None:
+            return None
+        return torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill(~visible, float("-inf"))
 
     def split_for_convolution(self, frames: torch.Tensor, context: int, layer_idx: int) -> torch.Tensor:
         """Each chunk as the convolution sees it: (B, L, D) -> (B * M, context + 2C + context, D), or C for 2C without
@@ -121,7 +162,7 @@ class ChunkLayout:
         size, chunks = self.chunk_size, self.num_chunks
         base, copies = frames[:, : self.base_length], frames[:, self.base_length :]
         row = F.pad(base, (0, 0, context, 0)).unfold(1, context + size, size).transpose(2, 3)  # (B, M, context + C, D)
-        if not self.lookahead:
+        if not self.extended_length:
             return F.pad(row, (0, 0, 0, context)).flatten(0, 1)
         room = F.pad(copies, (0, 0, 0, self.base_length - copies.shape[1])).unflatten(1, (chunks, size))
         return torch.cat([row, F.pad(room, (0, 0, 0, context))], dim=2).flatten(0, 1)
@@ -130,16 +171,16 @@ class ChunkLayout:
         """The way back, once the convolution has used up the contexts: (B * M, 2C, D) -> (B, L, D)."""
         rows = rows.unflatten(0, (-1, self.num_chunks))
         base = rows[:, :, : self.chunk_size].flatten(1, 2)
-        if not self.lookahead:
+        if not self.extended_length:
             return base
-        copies = rows[:, :-1, self.chunk_size :].flatten(1, 2)
+        copies = rows[:, : self.extended_length // self.chunk_size, self.chunk_size :].flatten(1, 2)
         return torch.cat([base, copies], dim=1)
 
 
-def _join(tensor: torch.Tensor, span: tuple[int, int], tail: tuple[int, int] | None) -> torch.Tensor:
-    """Frames (dimension 2) of one span, followed by those of another where there is one."""
-    first = tensor[:, :, slice(*span)]
-    return first if tail is None or tail[0] >= tail[1] else torch.cat([first, tensor[:, :, slice(*tail)]], dim=2)
+def _join(tensor: torch.Tensor, first: tuple[int, int], second: tuple[int, int]) -> torch.Tensor:
+    """Frames (dimension 2) of one span, followed by those of another unless that is empty."""
+    frames = tensor[:, :, slice(*first)]
+    return torch.cat([frames, tensor[:, :, slice(*second)]], dim=2) if second[0] < second[1] else frames
 
 
 class ConformerCache:

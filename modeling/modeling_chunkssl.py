@@ -122,7 +122,12 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
         return ConformerModelOutput(last_hidden_state=hidden_states, attention_mask=frame_mask)
 
     def chunk_layout(
-        self, stacked: torch.Tensor, frame_mask: torch.Tensor | None, chunk_size: int, lookahead: bool
+        self,
+        stacked: torch.Tensor,
+        frame_mask: torch.Tensor | None,
+        chunk_size: int,
+        lookahead: bool,
+        keep_last: bool = True,
     ) -> ChunkLayout:
         """The chunks of a batch of whole utterances."""
         return ChunkLayout(
@@ -131,6 +136,7 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
             lookahead,
             self.config.left_context_chunks,
             dense=self.config._attn_implementation != "sdpa",
+            keep_last=keep_last,
         )
 
     def stream(
@@ -270,9 +276,9 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel):
         hidden = self.choose_hidden_frames(frame_mask, chunk_size, mask_time_indices)
         labels = self.label(stacked, frame_mask)[hidden]  # (n, R)
 
-        layout = self.encoder.chunk_layout(stacked, frame_mask, chunk_size, lookahead=True)
+        layout = self.encoder.chunk_layout(stacked, frame_mask, chunk_size, lookahead=True, keep_last=False)
         copied = hidden[:, chunk_size:]  # empty where one chunk holds every utterance
-        room = layout.base_length - chunk_size - copied.shape[1]
+        room = layout.extended_length - copied.shape[1]
         copied = F.pad(copied, (layout.base_length, room))  # (B, L)
         frames = layout.append_copies(self.encoder.project(stacked))
         frames = torch.where(copied[..., None], self.mask_vector.to(frames.dtype), frames)

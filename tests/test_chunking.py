@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_speech_ssl.modeling import chunking
 from hf_speech_ssl.modeling.chunking import ChunkLayout, ConformerCache
 from hf_speech_ssl.modeling.configuration_chunkssl import ChunkSSLConfig
 from hf_speech_ssl.modeling.modeling_chunkssl import ChunkSSLForPreTraining, ChunkSSLModel
@@ -31,6 +32,14 @@ chunked_cases = given(
     past=st.one_of(st.none(), st.integers(0, 3)),
     seed=st.integers(0, 99),
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def several_windows():
+    """Attention calls so small that the short utterances here need several, of one chunk or of some."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunking, "_FRAMES_PER_CALL", 6)
+        yield
 
 
 def build(layers: int = 2, kernel: int = 3, seed: int = 0, **fields) -> ChunkSSLModel:
@@ -227,7 +236,7 @@ def test_a_cache_of_other_streams_is_refused():
 
 
 def test_scores_stay_within_the_windows(monkeypatch):
-    """No attention call sees more than a chunk with its copy against the chunks before it and the copy."""
+    """No attention call sees more than some chunks with their copies against what these may see."""
     shapes = []
     fused = torch.nn.functional.scaled_dot_product_attention
 
@@ -236,7 +245,28 @@ def test_scores_stay_within_the_windows(monkeypatch):
         return fused(query, key, *args, **kwargs)
 
     monkeypatch.setattr("hf_speech_ssl.modeling.chunking.F.scaled_dot_product_attention", watch)
-    layout = ChunkLayout(torch.ones(1, 64, dtype=torch.bool), 8, lookahead=True)
-    states = torch.randn(1, 2, 120, 4)
-    layout.attend(states, states, states, 0.5, 0.0, 0)
-    assert shapes == [(16, 8 * (i + 1) + 8) for i in range(7)] + [(8, 64)]
+    for size in (2, 8):  # three chunks to a call, one chunk to a call
+        layout = ChunkLayout(torch.ones(1, 24, dtype=torch.bool), size, lookahead=True)
+        states = torch.randn(1, 2, 48 - size, 4)
+        layout.attend(states, states, states, 0.5, 0.0, 0)
+        if size == 2:
+            assert shapes == [(12, 12), (12, 18), (12, 24), (10, 28)]
+        else:
+            assert shapes == [(16, 16), (16, 24), (8, 24)]
+        shapes.clear()
+
+
+@chunked_cases
+@settings(max_examples=20, deadline=None)
+@torch.no_grad()
+def test_predictions_do_not_need_the_last_chunk(lengths, chunk_size, layers, kernel, lookahead, past, seed):
+    """Leaving the last base chunk out of the layout changes no copy's output, with or without windows."""
+    features, mask = padded_batch(lengths)
+    outputs = []
+    for keep_last in (True, False):
+        model = build(layers, kernel, seed, left_context_chunks=past)
+        stacked, frame_mask = model.stack_frames(features, mask)
+        layout = model.chunk_layout(stacked, frame_mask, chunk_size, lookahead=True, keep_last=keep_last)
+        output = model.run_layers(layout.append_copies(model.project(stacked)), None, layout=layout)
+        outputs.append(layout.extended_frames(output)[frame_mask[:, chunk_size:]])
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
