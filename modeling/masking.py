@@ -31,8 +31,10 @@ def draw_span_mask(
         (B, T) bool, true where a frame is hidden.
     """
     starts = _uniform(attention_mask.shape, attention_mask.device, generator) < start_prob
-    reach = F.pad(starts.float()[:, None], (length - 1, 0))  # a frame is hidden by starts at most length - 1 before it
-    return F.max_pool1d(reach, length, stride=1)[:, 0].bool() & attention_mask.bool()
+    # A frame is hidden by a start at most length - 1 before it: if one was counted since. (Pooling would say the same,
+    # but torch.compile makes a new graph for every length of it.)
+    counts = F.pad(starts.cumsum(1), (length, 0))
+    return (counts[:, length:] > counts[:, :-length]) & attention_mask.bool()
 
 
 def expected_masked_share(num_frames: int, start_prob: float, length: int) -> float:
