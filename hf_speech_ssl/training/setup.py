@@ -40,7 +40,7 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
         project_config=ProjectConfiguration(settings.output_dir, logging_dir=str(Path(settings.output_dir) / "runs")),
         # Our buffers never change, and every parameter gets a gradient in every backward pass.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
-        dynamo_plugin=TorchDynamoPlugin(backend="inductor") if settings.torch_compile else None,
+        dynamo_plugin=TorchDynamoPlugin(backend="inductor", dynamic=True) if settings.torch_compile else None,
     )
     if accelerator.distributed_type not in SUPPORTED:
         raise ValueError(
