@@ -43,9 +43,9 @@ def train(output_dir: Path) -> None:
     run(
         "Pretrain a tiny BiRQ encoder on audio alone",
         "pretraining_scripts/run_birq.py",
-        *("--config_name", "birq-tiny", "--output_dir", pretrained, *DATA, "--max_steps", "400"),
-        *("--per_device_train_batch_seconds", "48"),
-        *("--learning_rate", "1.5e-3", "--lr_scheduler_type", "cosine", "--warmup_steps", "0.1"),
+        *("--config_name", "birq-tiny", "--output_dir", pretrained, *DATA, "--max_steps", "300"),
+        *("--per_device_train_batch_seconds", "24"),
+        *("--learning_rate", "1e-3", "--lr_scheduler_type", "constant", "--warmup_steps", "0.1"),
         *("--save_steps", "0", "--logging_steps", "50"),
     )
     run(

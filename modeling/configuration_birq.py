@@ -16,10 +16,13 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4,
         "intermediate_size": 576,
         "conv_kernel_size": 15,
-        "initializer_range": 0.08,  # 0.02 suits wide layers; at this width it takes twice the updates
+        # Made to learn something within minutes: larger initial weights, as suit a narrow model, no dropout, and spans of
+        # 120 ms (1 - 0.87^3 = 34 % of the frames) that are easier to fill in than the paper's 400 ms.
+        "initializer_range": 0.04,
+        "hidden_dropout": 0.0,
         "codebook_size": 1024,
-        "mask_start_prob": 0.04,  # spans of 10 frames of 40 ms: 400 ms and 34 % as in the paper
-        "mask_length": 10,
+        "mask_start_prob": 0.13,
+        "mask_length": 3,
     },
     "birq-base": {},
     "birq-c1": {

@@ -83,6 +83,20 @@ def rotate(vectors: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
+def normalise_over_frames(states: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+    """Each feature to mean 0 and variance 1 over the real frames of its utterance: (B, T, D) -> (B, T, D) float32.
+
+    Padded frames become 0, and so does a feature that does not vary.
+    """
+    states = states.float()
+    real = torch.ones_like(states[..., :1], dtype=torch.bool) if frame_mask is None else frame_mask[..., None]
+    count = real.sum(1, keepdim=True).clamp_min(1)
+    mean = states.masked_fill(~real, 0.0).sum(1, keepdim=True) / count
+    centred = (states - mean).masked_fill(~real, 0.0)
+    variance = centred.square().sum(1, keepdim=True) / count
+    return centred * torch.rsqrt(variance + 1e-5)
+
+
 class ConformerFeedForward(nn.Module):
     """Two linear layers around an activation, frame by frame."""
 

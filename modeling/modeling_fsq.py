@@ -20,10 +20,8 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_conformer import SpeechSSLConfig
 from .configuration_fsq import FSQConfig
-from .modeling_conformer import ConformerPreTrainedModel
+from .modeling_conformer import ConformerPreTrainedModel, normalise_over_frames
 from .quantization import FiniteScalarQuantizer, level_statistics
-
-_VARIANCE_FLOOR = 1e-5  # keeps a feature that does not vary over the utterance at 0
 
 
 @dataclass
@@ -119,13 +117,7 @@ class FSQTokenizer(nn.Module):
         This undoes any earlier scale and shift per feature: the global normalisation of the feature extractor changes
         no token. Padded frames become 0.
         """
-        stacked = stacked.float()
-        real = torch.ones_like(stacked[..., :1], dtype=torch.bool) if frame_mask is None else frame_mask[..., None]
-        count = real.sum(1, keepdim=True).clamp_min(1)
-        mean = stacked.masked_fill(~real, 0.0).sum(1, keepdim=True) / count
-        centred = (stacked - mean).masked_fill(~real, 0.0)
-        variance = centred.square().sum(1, keepdim=True) / count
-        return centred * torch.rsqrt(variance + _VARIANCE_FLOOR)
+        return normalise_over_frames(stacked, frame_mask)
 
 
 class FSQModel(ConformerPreTrainedModel):

@@ -88,6 +88,11 @@ def test_birq_equals_two_separate_passes(batch, monkeypatch, num_codebooks: int,
     output = model(**batch)
 
     clean = model.encoder(**encoder_input(batch, hide=False), output_hidden_states=True).hidden_states[K]
+    rows = []
+    for states, real in zip(clean.clone(), batch["attention_mask"][:, ::2].bool(), strict=True):
+        spread = (states[real].var(0, correction=0) + 1e-5).sqrt()
+        rows.append((states - states[real].mean(0)) / spread)
+    clean = torch.stack(rows)
     projected = torch.einsum("nd,cde->nce", clean[batch["mask_time_indices"]], model.quantizer.soft_projection)
     distances = (projected[:, :, None] - model.quantizer.codebook).square().sum(-1)
     labels = ((-distances - (-uniform.log()).log()) / 0.7).softmax(-1)
