@@ -16,8 +16,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4,
         "intermediate_size": 576,
         "conv_kernel_size": 15,
-        # Made to learn something within minutes: larger initial weights, as suit a narrow model, no dropout, and spans of
-        # 120 ms (1 - 0.87^3 = 34 % of the frames) that are easier to fill in than the paper's 400 ms.
+        # Made to learn something within minutes: larger initial weights, as suit a narrow model, no dropout, and spans
+        # of 120 ms (1 - 0.87^3 = 34 % of the frames) that are easier to fill in than the paper's 400 ms.
         "initializer_range": 0.04,
         "hidden_dropout": 0.0,
         "codebook_size": 1024,

@@ -80,8 +80,8 @@ class BiRQForPreTraining(BiRQPreTrainedModel):
     The anchor label of a frame is the codebook entry nearest to a random projection of its unmasked features. The
     enhanced label is a Gumbel-softmax over minus the squared distances between the entries and another random
     projection of block k's normalised output for the unmasked utterance. Gradients flow through the enhanced label
-    into blocks 1..k unless `detach_enhanced_labels` is set. One linear head per codebook predicts both kinds at the masked
-    frames.
+    into blocks 1..k unless `detach_enhanced_labels` is set. One linear head per codebook predicts both kinds at the
+    masked frames.
 
     The paper does not say over what block k's output is normalised. Here each feature is, over the frames of its
     utterance, as the input of the anchor labels is over the corpus. The labels' own gradient rewards labels that are
