@@ -12,6 +12,7 @@ import statistics
 import time
 
 from common import (
+    FSQ_LEVELS,
     SIZES,
     argument_parser,
     machine,
@@ -24,18 +25,12 @@ from common import (
     write_results,
 )
 
-LEVELS = {
-    "1,000": [8, 5, 5, 5],
-    "50,625": [5] * 4 + [3] * 4,
-    "1,265,625": [5] * 6 + [3] * 4,
-    "6,834,375": [5] * 5 + [3] * 7,
-}
 PLAIN = {"kind": "plain"}
 
 
 def chunked(chunk_ms: int = 1280, levels: str = "6,834,375", **fields) -> dict:
     """Settings of a Chunk SSL step."""
-    return {"kind": "chunked", "chunk_ms": chunk_ms, "fields": {"fsq_levels": LEVELS[levels], **fields}}
+    return {"kind": "chunked", "chunk_ms": chunk_ms, "fields": {"fsq_levels": FSQ_LEVELS[levels], **fields}}
 
 
 CHUNKS = {f"chunks of {chunk_ms} ms": chunked(chunk_ms) for chunk_ms in (640, 1280, 2560)}
@@ -44,7 +39,7 @@ GROUPS = {
     "codebooks": (
         "Codebooks: 8 x 15 s, chunks of 1280 ms",
         [15.0] * 8,
-        {f"{name}, group loss": chunked(levels=name) for name in LEVELS}
+        {f"{name}, group loss": chunked(levels=name) for name in FSQ_LEVELS}
         | {
             "1,000, full loss": chunked(levels="1,000", loss_kind="full"),
             "random projection, 8,192": chunked(label_kind="random_projection"),

@@ -26,6 +26,14 @@ SIZES = {
     "conv_kernel_size": 31,
 }
 
+# Tokenizers of Chunk SSL by the size of their codebooks.
+FSQ_LEVELS = {
+    "1,000": [8, 5, 5, 5],
+    "50,625": [5] * 4 + [3] * 4,
+    "1,265,625": [5] * 6 + [3] * 4,
+    "6,834,375": [5] * 5 + [3] * 7,
+}
+
 
 def peak_mib() -> float:
     """Largest resident size of this process so far."""
