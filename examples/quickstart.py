@@ -25,7 +25,18 @@ def run(title: str, script: str, *arguments: str) -> None:
     Raises:
         SystemExit: it failed; its own output says why.
     """
-    command = ["accelerate", "launch", "--num_processes", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command = [
+        "accelerate",
+        "launch",
+        "--num_processes",
+        "1",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
     command += [script, *arguments]
     print(f"\n== {title}\n$ {shlex.join(command)}\n", flush=True)
     launcher = [sys.executable, "-m", "accelerate.commands.launch", *command[2:]]

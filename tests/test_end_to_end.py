@@ -35,7 +35,7 @@ def test_unseen_voices_are_understood(recognizer):
 
 @pytest.mark.slow
 def test_word_times_are_near_the_true_ones(recognizer):
-    """CTC says a word's last letter a little before its sound ends: by 50 ms in the mean, seldom by more than 100 ms."""
+    """CTC says a word's last letter before its sound ends: by 50 ms in the mean, seldom by more than 100 ms."""
     late = []
     for example in load_corpus("synthetic", config_name=SPEECH, split="test"):
         audio = {"raw": load_audio(example["audio"]), "sampling_rate": 16_000}
