@@ -49,8 +49,8 @@ FAMILIES = {
 # The flags that say how a run was made; paths and bookkeeping are left out of the card.
 SHOWN_SETTINGS = """config_name config_overrides model_name_or_path from_scratch dataset_name dataset_config_name
     train_split_name max_train_samples per_device_train_batch_seconds gradient_accumulation_steps learning_rate
-    lr_scheduler_type warmup_steps hold_steps weight_decay adam_beta1 adam_beta2 max_grad_norm freeze_encoder_steps mixed_precision
-    max_duration_in_seconds seed""".split()
+    lr_scheduler_type warmup_steps hold_steps weight_decay adam_beta1 adam_beta2 max_grad_norm freeze_encoder_steps
+    mixed_precision max_duration_in_seconds seed""".split()
 
 
 def publish(
