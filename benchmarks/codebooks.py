@@ -1,6 +1,6 @@
 """What the labels of Chunk SSL know of phones, by the size of the codebook: Table 4 of arXiv 2509.15579 in small.
 
-    python benchmarks/codebooks.py [--threads 2] [--steps 1200] [--train_hours 2] [--test_hours 1] [--quick]
+    python benchmarks/codebooks.py [--threads 2] [--steps 2000] [--train_hours 2] [--test_hours 1] [--quick]
 
 A finite scalar quantizer of each size is trained on synthetic speech (grammar "full"), with the same batches in the
 same order, and labels speech of other speakers saying other sentences, at 25 labels a second; so does the random
@@ -212,7 +212,7 @@ def draw(results: dict[str, dict[str, float]], path: Path) -> None:
 
 def main() -> None:
     parser = argument_parser(__doc__, repeats=1)
-    parser.add_argument("--steps", type=int, default=1200, help="updates of each tokenizer")
+    parser.add_argument("--steps", type=int, default=2000, help="updates of each tokenizer")
     parser.add_argument("--batch_seconds", type=float, default=60.0)
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--layers", type=int, default=6)
