@@ -9,8 +9,8 @@ import numpy as np
 import soundfile
 from transformers import AutoModelForCTC, AutoProcessor
 
-from .data.audio import AudioError
-from .streaming import StreamingTranscriber
+from ..data.audio import AudioError
+from ..streaming import StreamingTranscriber
 
 BLOCK_SECONDS = 0.1  # of audio, handed over at once
 

@@ -1,45 +1,17 @@
-"""From a finished run to a model on the Hub: results.json, the model card, the upload.
-
-The card is written from the files of the run's own folder: config.json, results.json, run_arguments.json.
-"""
+"""The model card, written from the files of the run's own folder: config.json, results.json, run_arguments.json."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-TEMPLATE = Path(__file__).parent / "model_cards" / "template.md"
+from .citations import BEST_RQ, BIRQ, CHUNK_SSL, FSQ
+
+TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
 RESULTS_FILE = "results.json"
 ARGUMENTS_FILE = "run_arguments.json"
 
-BIRQ = """@inproceedings{birq,
-  title = {{BiRQ}: Bi-Level Self-Labeling Random Quantization for Self-Supervised Speech Recognition},
-  author = {Jiang and Cui and Kingsbury and Chen, T. and Chen, L.},
-  booktitle = {ICASSP},
-  year = {2026},
-  note = {arXiv:2509.15430}
-}"""
-BEST_RQ = """@inproceedings{bestrq,
-  title = {Self-supervised Learning with Random-projection Quantizer for Speech Recognition},
-  author = {Chiu, Chung-Cheng and Qin, James and Zhang, Yu and Yu, Jiahui and Wu, Yonghui},
-  booktitle = {ICML},
-  year = {2022},
-  note = {arXiv:2202.01855}
-}"""
-CHUNK_SSL = """@article{chunkssl,
-  title = {Chunk Based Speech Pre-training with High Resolution Finite Scalar Quantization},
-  author = {Tang and Tseng},
-  journal = {arXiv:2509.15579},
-  year = {2025}
-}"""
-FSQ = """@inproceedings{fsq,
-  title = {Finite Scalar Quantization: {VQ-VAE} Made Simple},
-  author = {Mentzer, Fabian and Minnen, David and Agustsson, Eirikur and Tschannen, Michael},
-  booktitle = {ICLR},
-  year = {2024},
-  note = {arXiv:2309.15505}
-}"""
 # What each model type is called, the Hub's tags for it, and whom to cite.
 FAMILIES = {
     "birq": ("BiRQ", ["birq", "best-rq"], [BIRQ, BEST_RQ]),
@@ -51,31 +23,6 @@ SHOWN_SETTINGS = """config_name config_overrides model_name_or_path from_scratch
     train_split_name max_train_samples per_device_train_batch_seconds gradient_accumulation_steps learning_rate
     lr_scheduler_type warmup_steps hold_steps weight_decay adam_beta1 adam_beta2 max_grad_norm freeze_encoder_steps
     mixed_precision max_duration_in_seconds seed""".split()
-
-
-def publish(
-    folder: str | Path, results: dict[str, Any], push_to_hub: bool = False, hub_model_id: str | None = None
-) -> None:
-    """Write results.json and the model card into a run's folder, and upload it if asked to."""
-    folder = Path(folder)
-    (folder / RESULTS_FILE).write_text(json.dumps(results, indent=2) + "\n")
-    write_model_card(folder)
-    if push_to_hub:
-        push_folder(folder, hub_model_id or folder.name)
-
-
-def push_folder(folder: str | Path, repo_id: str, private: bool | None = None) -> str:
-    """Upload a run's final model to the Hub, its checkpoints left behind; returns the address.
-
-    Args:
-        private: of a new repository; the account's default if `None`.
-    """
-    api = HfApi()
-    repository = api.create_repo(repo_id, private=private, exist_ok=True)
-    api.upload_folder(
-        repo_id=repository.repo_id, folder_path=folder, ignore_patterns=["checkpoint-*", ".*", "*.partial"]
-    )
-    return str(repository)
 
 
 def write_model_card(folder: str | Path, license: str = "apache-2.0") -> ModelCard:
