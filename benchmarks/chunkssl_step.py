@@ -5,11 +5,13 @@
 A step is everything from samples to new weights: log-mel features, labels by the tokenizer (12 layers of 512, the
 paper's size, untrained), mask, forward, backward, AdamW. Beside the copy-and-append step stand a plain BEST-RQ step of
 the same encoder on the same audio, and the naive way to the same loss and gradients: one pass per chunk. Processes,
-turns and ratios are those of `pretraining_step.py`.
+turns and ratios are those of `pretraining_step.py`. Groups that are not asked for keep the figures of an earlier sitting.
 """
 
+import json
 import statistics
 import time
+from pathlib import Path
 
 from common import (
     FSQ_LEVELS,
@@ -208,7 +210,8 @@ def measure(group: str, options) -> dict:
         common = {"durations": durations[:1], "layers": 2}
     settings = {name: {**one, **common} for name, one in configurations.items()}
     turns, facts = take_turns(__file__, settings, options.threads, options.repeats, group)
-    return {"group": group, "audio": sum(common["durations"]), "turns": turns, "facts": facts}
+    where = f"{machine(options.threads)} {options.repeats} steps."
+    return {"group": group, "machine": where, "audio": sum(common["durations"]), "turns": turns, "facts": facts}
 
 
 def table(result: dict) -> str:
@@ -241,7 +244,12 @@ def table(result: dict) -> str:
                 f"{fact['loss']:.6f}",
             ]
         )
-    return "\n\n".join([f"### {GROUPS[result['group']][0]}", markdown(columns, rows)])
+    return "\n\n".join([f"### {GROUPS[result['group']][0]}", markdown(columns, rows), result["machine"]])
+
+
+def earlier_results(file: Path) -> dict[str, dict]:
+    """The groups of an earlier sitting, by name."""
+    return {one["group"]: one for one in json.loads(file.read_text())["results"]} if file.exists() else {}
 
 
 def main() -> None:
@@ -251,10 +259,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         return serve(Step, options.serve, options.threads)
-    where = machine(options.threads)
-    results = [measure(group, options) for group in options.groups]
-    sections = [f"Median (range) of {options.repeats} steps.", *map(table, results)]
-    return write_results(options.output_dir, "chunkssl_step", where, sections, results)
+    measured = earlier_results(options.output_dir / "chunkssl_step.json")
+    measured |= {group: measure(group, options) for group in options.groups}
+    results = [measured[group] for group in GROUPS if group in measured]
+    heading = "Medians (ranges). Ratios hold within a group, which is one sitting; below it stands where and when."
+    return write_results(options.output_dir, "chunkssl_step", heading, list(map(table, results)), results)
 
 
 if __name__ == "__main__":
