@@ -5,7 +5,8 @@
 A step is everything from samples to new weights: log-mel features, labels by the tokenizer (12 layers of 512, the
 paper's size, untrained), mask, forward, backward, AdamW. Beside the copy-and-append step stand a plain BEST-RQ step of
 the same encoder on the same audio, and the naive way to the same loss and gradients: one pass per chunk. Processes,
-turns and ratios are those of `pretraining_step.py`. Groups that are not asked for keep the figures of an earlier sitting.
+turns and ratios are those of `pretraining_step.py`.
+Groups that are not asked for keep the figures of an earlier sitting.
 """
 
 import json

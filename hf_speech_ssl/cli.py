@@ -40,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
 
 def _transcribe(command: argparse.ArgumentParser) -> None:
     command.add_argument("sources", nargs="+", metavar="FILE", help="audio files, folders of them or globs")
-    _model_option(command)
+    command.add_argument("--model_name_or_path", required=True, help="folder or Hub id of any CTC model")
+    _loading_options(command)
+    _batch_option(command)
     command.add_argument("--format", choices=("text", "json", "srt", "vtt"), default="text", help="what is written")
     command.add_argument("--output_dir", help="write NAME.txt (.json, .srt, .vtt) there, not to standard output")
     command.add_argument("--chunk_duration_ms", type=int, default=0, help="Chunk SSL: hear in chunks; 0 hears whole")
@@ -52,6 +54,7 @@ def _stream(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model_name_or_path", required=True, help="folder or Hub id of a Chunk SSL CTC model")
     command.add_argument("--chunk_duration_ms", type=int, default=320, help="duration of a chunk")
     command.add_argument("--sampling_rate", type=int, default=RATE, help="of raw samples, in Hz")
+    _loading_options(command)
 
 
 def _demo(command: argparse.ArgumentParser) -> None:
@@ -59,6 +62,7 @@ def _demo(command: argparse.ArgumentParser) -> None:
     command.add_argument("--chunk_duration_ms", type=int, default=320, help="Chunk SSL: duration of a live chunk")
     command.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all")
     command.add_argument("--port", type=int, default=7860, help="port to listen at")
+    _loading_options(command)
     command.add_argument("--space_dir", help="write the page as a Space folder there instead of opening it")
 
 
@@ -129,17 +133,15 @@ def _push(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dry_run", action="store_true", help="list what would go up, and upload nothing")
 
 
-def _model_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model_name_or_path", required=True, help="folder or Hub id of any CTC model")
-    _loading_options(command)
-
-
 def _loading_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
     command.add_argument(
         "--trust_remote_code", action="store_true", help="run code that the model's repository brings"
     )
     command.add_argument("--device", help="cpu, cuda, cuda:1, ...; a GPU if there is one by default")
+
+
+def _batch_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--batch_seconds", type=float, default=60.0, help="seconds of padded audio in a batch")
 
 
@@ -149,6 +151,7 @@ def _dataset_options(command: argparse.ArgumentParser, split: str = "test") -> N
     command.add_argument("--split_name", default=split, help="its split")
     command.add_argument("--audio_column_name", default="audio", help="column with the audio")
     command.add_argument("--max_samples", type=int, help="the first so many utterances only")
+    _batch_option(command)
 
 
 def _decoding_options(command: argparse.ArgumentParser) -> None:

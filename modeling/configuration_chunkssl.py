@@ -16,6 +16,9 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4,
         "intermediate_size": 576,
         "conv_kernel_size": 15,
+        # Made to learn something within minutes: larger initial weights, as suit a narrow model, and no dropout.
+        "initializer_range": 0.04,
+        "hidden_dropout": 0.0,
         "fsq_levels": [5, 5, 5, 3, 3],
         "fsq_hidden_size": 128,
         "fsq_num_hidden_layers": 4,

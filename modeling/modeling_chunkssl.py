@@ -156,6 +156,11 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
         frames = chunk
         if lookahead is not None:
             ahead, lookahead_mask = self.stack_frames(lookahead, lookahead_mask)
+            if len(ahead) != len(chunk):
+                raise ValueError(
+                    f"lookahead_features must bring one chunk for each of the {len(chunk)} streams of input_features, "
+                    f"got {len(ahead)}; pad and mask the look-ahead of a stream that has ended."
+                )
             lookahead_mask = all_real(ahead) if lookahead_mask is None else lookahead_mask
             frames = torch.cat([chunk, ahead], dim=1)
         cache.begin(len(frames), frames.shape[1], frames.device)

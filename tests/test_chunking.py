@@ -233,6 +233,8 @@ def test_a_cache_of_other_streams_is_refused():
         model(torch.randn(3, 6, 5), past_key_values=cache)
     with pytest.raises(ValueError, match="use_cache=True"):
         model(torch.randn(2, 6, 5), lookahead_features=torch.randn(2, 6, 5))
+    with pytest.raises(ValueError, match="each of the 2 streams of input_features, got 3"):
+        model(torch.randn(2, 6, 5), lookahead_features=torch.randn(3, 6, 5), use_cache=True)
 
 
 def test_scores_stay_within_the_windows(monkeypatch):

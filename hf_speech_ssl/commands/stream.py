@@ -7,9 +7,9 @@ from typing import Any, TextIO
 
 import numpy as np
 import soundfile
-from transformers import AutoModelForCTC, AutoProcessor
 
 from ..data.audio import AudioError
+from ..recognizer import Recognizer
 from ..streaming import StreamingTranscriber
 
 BLOCK_SECONDS = 0.1  # of audio, handed over at once
@@ -21,6 +21,7 @@ def stream_to_terminal(
     chunk_duration_ms: int = 320,
     sampling_rate: int = 16_000,
     output: TextIO | None = None,
+    **loading: Any,
 ) -> str:
     """Transcribe a file, or raw audio from standard input, and print the text as it grows.
 
@@ -31,6 +32,7 @@ def stream_to_terminal(
         sampling_rate: of raw samples, in Hz; a file knows its own.
         output: where the text goes, standard output by default; on a terminal one line is rewritten, elsewhere final
             words are appended.
+        **loading: revision, trust_remote_code and device, as in [`Recognizer.from_pretrained`].
 
     Returns:
         The whole text. The real-time factor (compute time over audio time) goes to standard error.
@@ -38,8 +40,8 @@ def stream_to_terminal(
     Raises:
         AudioError: the file is not audio. Blocks that cannot be used are reported on standard error and left out.
     """
-    model = AutoModelForCTC.from_pretrained(model_name_or_path)
-    transcriber = StreamingTranscriber(model, AutoProcessor.from_pretrained(model_name_or_path), chunk_duration_ms)
+    recognizer = Recognizer.from_pretrained(model_name_or_path, **loading)
+    transcriber = StreamingTranscriber(recognizer.model, recognizer.processor, chunk_duration_ms)
     screen = _Screen(output or sys.stdout)
     seconds = busy = 0.0
     for block, rate in _blocks(source, sampling_rate):
