@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[synthetic,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[synthetic,lm,demo,dev]'
 	touch $(READY)
 
 test: $(READY)

@@ -135,7 +135,8 @@ class Recognizer:
         inputs_each = inputs["attention_mask"].sum(-1).cpu()
         if hasattr(self.model.config, "frame_stacking"):
             return inputs_each // self.model.config.frame_stacking
-        return self.model._get_feat_extract_output_lengths(inputs_each).long()
+        output_lengths: Any = self.model._get_feat_extract_output_lengths  # an attribute that only some models have
+        return torch.as_tensor(output_lengths(inputs_each)).long()
 
     @staticmethod
     def _join(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:

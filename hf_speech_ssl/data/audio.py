@@ -111,7 +111,7 @@ def load_audio(
         waveform, rate = array_to_mono(source, name)
         _check_length(len(waveform) / rate, max_seconds, name)
     else:
-        with _opened(source, name) as file:
+        with open_audio(source, name) as file:
             rate = file.samplerate
             _check_length(file.frames / rate, max_seconds, name)
             waveform = _decode(file, max_seconds, name)
@@ -138,7 +138,7 @@ def audio_duration(source: AudioSource, *, name: str | None = None) -> float:
     if isinstance(source, dict) and ("array" in source or "raw" in source):
         waveform, rate = array_to_mono(source, name)
         return len(waveform) / rate
-    with _opened(source, name) as file:
+    with open_audio(source, name) as file:
         return float(file.frames / file.samplerate)
 
 
@@ -163,7 +163,8 @@ def is_remote(path: Any) -> bool:
 
 
 @contextmanager
-def _opened(source: Any, name: str) -> Iterator[soundfile.SoundFile]:
+def open_audio(source: Any, name: str) -> Iterator[soundfile.SoundFile]:
+    """The open sound file of any encoded source of `load_audio`; raises `AudioError` as `load_audio` does."""
     if isinstance(source, dict):
         if source.get("bytes") is None and source.get("path") is None:
             raise AudioError(name, "missing", f"neither 'bytes' nor 'path' is set; the keys are {sorted(source)}.")
@@ -172,7 +173,7 @@ def _opened(source: Any, name: str) -> Iterator[soundfile.SoundFile]:
         try:
             with fsspec.open(os.fspath(source), "rb") if is_remote(source) else open(source, "rb") as file:
                 # A remote file is read once, whole: libsndfile seeks, and each seek would be a request.
-                with _opened(file.read() if is_remote(source) else file, name) as audio:
+                with open_audio(file.read() if is_remote(source) else file, name) as audio:
                     yield audio
                 return
         except OSError as error:
@@ -213,11 +214,24 @@ def _check_complete(file: soundfile.SoundFile, name: str) -> None:
 def _decode(file: soundfile.SoundFile, max_seconds: float | None, name: str) -> np.ndarray:
     blocks: list[np.ndarray] = []
     frames = 0
+    for block in mono_blocks(file, name):
+        blocks.append(block)
+        frames += len(block)
+        _check_length(frames / file.samplerate, max_seconds, name)  # where the header promised less
+    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
+
+
+def mono_blocks(file: soundfile.SoundFile, name: str, block_frames: int = _BLOCK) -> Iterator[np.ndarray]:
+    """All of an open file at its own rate: float32 (samples,), `block_frames` at most.
+
+    Raises:
+        AudioError: decoding breaks off, or the header promised more.
+    """
+    frames = 0
     try:
-        while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):  # (frames, channels)
-            blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
+        while len(block := file.read(block_frames, dtype="float32", always_2d=True)):  # (frames, channels)
             frames += len(block)
-            _check_length(frames / file.samplerate, max_seconds, name)  # where the header promised less
+            yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
     except soundfile.SoundFileError as error:
         raise AudioError(
             name, "truncated", f"decoding broke off after {frames} frames ({_message(error)}); copy the file again."
@@ -227,7 +241,6 @@ def _decode(file: soundfile.SoundFile, max_seconds: float | None, name: str) -> 
         raise AudioError(
             name, "truncated", f"the header promises {file.frames} frames, {frames} are there; copy the file again."
         )
-    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
 
 
 def array_to_mono(source: dict[str, Any], name: str) -> tuple[np.ndarray, float]:

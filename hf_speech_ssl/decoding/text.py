@@ -71,7 +71,7 @@ class GreedyDecoder:
         if not isinstance(self.tokenizer, Wav2Vec2CTCTokenizer):
             # Tokenizers that merge repeats themselves need a blank in between to keep double letters.
             ids = [one for span in spans for one in (span.token_id, self.tokenizer.pad_token_id)]
-            return self.tokenizer.decode(ids, skip_special_tokens=True), score, None
+            return str(self.tokenizer.decode(ids, skip_special_tokens=True)), score, None
         words = word_times(spans, self.tokenizer, self.seconds_per_frame)
         return ctc_text([span.token_id for span in spans], self.tokenizer), score, words
 

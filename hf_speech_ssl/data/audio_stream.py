@@ -1,0 +1,92 @@
+"""A long audio file as 16 kHz mono blocks, one after the other: what is held never grows with the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from .audio import MIN_SAMPLES, SAMPLING_RATE, AudioError, AudioSource, audio_name, mono_blocks, open_audio
+
+_BLOCK_SECONDS = 10  # decoded at once
+
+
+def stream_audio(
+    source: AudioSource, *, name: str | None = None, min_samples: int = MIN_SAMPLES
+) -> Iterator[NDArray[np.float32]]:
+    """Read an audio file of any rate, channel count and length.
+
+    Args:
+        source: a path or URL, the bytes of a file, an open binary file or `{"path", "bytes"}`. A URL and bytes are
+            held whole as they are; only what is decoded comes in blocks.
+        name: how errors call the audio; the path by default.
+        min_samples: fewer samples at 16 kHz are refused; one 25 ms frame by default.
+
+    Yields:
+        float32 (samples,) at 16 kHz; together they are what `load_audio` returns.
+
+    Raises:
+        AudioError: as `load_audio`; what is known only at the end (silent, truncated, too short) is raised there.
+    """
+    name = name or audio_name(source)
+    lowest, highest, count = np.inf, -np.inf, 0
+    with open_audio(source, name) as file:
+        blocks = mono_blocks(file, name, _BLOCK_SECONDS * file.samplerate)
+        for block in _resampled(_finite(blocks, name), file.samplerate):
+            lowest, highest, count = min(lowest, block.min()), max(highest, block.max()), count + len(block)
+            yield block
+    if lowest == highest:
+        raise AudioError(name, "silent", "all samples are equal after mixing down to mono; speech is needed.")
+    if count < min_samples:
+        raise AudioError(name, "too short", f"{count} samples at 16 kHz, at least {min_samples} are needed.")
+
+
+def _finite(blocks: Iterable[NDArray[np.float32]], name: str) -> Iterator[NDArray[np.float32]]:
+    for block in blocks:
+        if not np.isfinite(block).all():
+            raise AudioError(name, "not finite", "some samples are NaN or infinite; write the file again.")
+        yield block
+
+
+def _resampled(blocks: Iterable[NDArray[np.float32]], rate: int) -> Iterator[NDArray[np.float32]]:
+    """Blocks at 16 kHz, none of them empty."""
+    if rate == SAMPLING_RATE:
+        yield from blocks
+        return
+    resampler = soxr.ResampleStream(rate, SAMPLING_RATE, 1, dtype="float32")
+    for block in blocks:
+        if len(resampled := resampler.resample_chunk(block)):
+            yield resampled
+    if len(resampled := resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)):
+        yield resampled
+
+
+class SampleWindow:
+    """A stretch of a stream of samples that only moves forward.
+
+    Args:
+        blocks: of samples, from `stream_audio`.
+    """
+
+    def __init__(self, blocks: Iterable[NDArray[np.float32]]):
+        self._blocks = iter(blocks)
+        self._held = np.zeros(0, dtype=np.float32)
+        self._first = 0  # the place of the first sample held
+        self._ended = False
+
+    def between(self, begin: int, end: int) -> NDArray[np.float32]:
+        """Samples [begin, end) of the stream, fewer where it ends before; what lies before `begin` is forgotten."""
+        while not self._ended and self._first + len(self._held) <= end:  # one more, to know whether the stream goes on
+            block = next(self._blocks, None)
+            if block is None:
+                self._ended = True
+            else:
+                self._held = np.concatenate([self._held[max(0, begin - self._first) :], block])
+                self._first = max(self._first, begin)
+        return self._held[begin - self._first : end - self._first]
+
+    def ends_before(self, place: int) -> bool:
+        """Whether the stream, as far as `between` has read it, is over and has no sample at `place` or behind."""
+        return self._ended and self._first + len(self._held) <= place

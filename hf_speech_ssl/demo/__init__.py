@@ -1,0 +1,1 @@
+"""A page to speak into: offline upload and the live microphone."""
