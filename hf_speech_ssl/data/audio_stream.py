@@ -25,29 +25,34 @@ def stream_audio(
         min_samples: fewer samples at 16 kHz are refused; one 25 ms frame by default.
 
     Yields:
-        float32 (samples,) at 16 kHz; together they are what `load_audio` returns.
+        float32 (samples,) at 16 kHz, none of them empty; together they are what `load_audio` returns.
 
     Raises:
         AudioError: as `load_audio`; what is known only at the end (silent, truncated, too short) is raised there.
     """
     name = name or audio_name(source)
-    lowest, highest, count = np.inf, -np.inf, 0
+    count = 0
     with open_audio(source, name) as file:
         blocks = mono_blocks(file, name, _BLOCK_SECONDS * file.samplerate)
-        for block in _resampled(_finite(blocks, name), file.samplerate):
-            lowest, highest, count = min(lowest, block.min()), max(highest, block.max()), count + len(block)
+        for block in _resampled(_checked(blocks, name), file.samplerate):
+            count += len(block)
             yield block
-    if lowest == highest:
-        raise AudioError(name, "silent", "all samples are equal after mixing down to mono; speech is needed.")
     if count < min_samples:
         raise AudioError(name, "too short", f"{count} samples at 16 kHz, at least {min_samples} are needed.")
 
 
-def _finite(blocks: Iterable[NDArray[np.float32]], name: str) -> Iterator[NDArray[np.float32]]:
+def _checked(blocks: Iterable[NDArray[np.float32]], name: str) -> Iterator[NDArray[np.float32]]:
+    """The same blocks, at the file's own rate: a constant would no longer be one behind the resampler."""
+    lowest, highest = np.inf, -np.inf
     for block in blocks:
         if not np.isfinite(block).all():
             raise AudioError(name, "not finite", "some samples are NaN or infinite; write the file again.")
+        lowest, highest = min(lowest, block.min()), max(highest, block.max())
         yield block
+    if lowest == highest:
+        raise AudioError(name, "silent", "all samples are equal after mixing down to mono; speech is needed.")
+    if lowest > highest:
+        raise AudioError(name, "empty", "it holds no samples; remove it or record it again.")
 
 
 def _resampled(blocks: Iterable[NDArray[np.float32]], rate: int) -> Iterator[NDArray[np.float32]]:
@@ -77,16 +82,29 @@ class SampleWindow:
         self._ended = False
 
     def between(self, begin: int, end: int) -> NDArray[np.float32]:
-        """Samples [begin, end) of the stream, fewer where it ends before; what lies before `begin` is forgotten."""
+        """Samples [begin, end) of the stream, fewer where it ends before; what lies before `begin` is forgotten.
+
+        Raises:
+            ValueError: samples that have been forgotten are asked for.
+            AudioError: from the stream.
+        """
+        if begin < self._first:
+            raise ValueError(f"The window only moves forward: sample {begin} is gone, {self._first} is the first left.")
+        self._forget(begin)
         while not self._ended and self._first + len(self._held) <= end:  # one more, to know whether the stream goes on
             block = next(self._blocks, None)
             if block is None:
                 self._ended = True
             else:
-                self._held = np.concatenate([self._held[max(0, begin - self._first) :], block])
-                self._first = max(self._first, begin)
-        return self._held[begin - self._first : end - self._first]
+                self._held = np.concatenate([self._held, block]) if len(self._held) else block
+                self._forget(begin)
+        return self._held[max(0, begin - self._first) : max(0, end - self._first)]
 
     def ends_before(self, place: int) -> bool:
         """Whether the stream, as far as `between` has read it, is over and has no sample at `place` or behind."""
         return self._ended and self._first + len(self._held) <= place
+
+    def _forget(self, begin: int) -> None:
+        gone = min(max(0, begin - self._first), len(self._held))
+        self._held = self._held[gone:]
+        self._first += gone
