@@ -1,0 +1,300 @@
+"""One way to ask any speech encoder of the Hub for the frames of all its layers and, ours, for their labels.
+
+Shape letters: T frames of one utterance, D features of a layer, C codebooks, I stacked input features.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForPreTraining, PreTrainedModel
+
+from .data.audio import SAMPLING_RATE
+from .modeling.configuration_conformer import HOP_LENGTH
+from .modeling.feature_extraction_speech_ssl import FRAME_LENGTH
+from .modeling.modeling_birq import BiRQForPreTraining
+from .modeling.modeling_chunkssl import ChunkSSLForPreTraining
+from .modeling.modeling_conformer import ConformerModel, normalise_over_frames
+from .modeling.modeling_fsq import FSQModel
+from .modeling.quantization import RandomProjectionQuantizer
+
+_ROWS_PER_BLOCK = 512  # of scores against a whole codebook, held at once
+
+
+@dataclass(frozen=True)
+class EncodedUtterance:
+    """What an encoder makes of one utterance.
+
+    Args:
+        layers: (T, D) float32 of every layer; the first is the encoder's input.
+        labels: (T,) int64 of every kind of label that the model was pretrained on, by name.
+        frame_rate: frames a second.
+        first_frame_centre: seconds; half a frame if `None`.
+    """
+
+    layers: list[torch.Tensor]
+    labels: dict[str, torch.Tensor]
+    frame_rate: float
+    first_frame_centre: float | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        return len((self.layers or list(self.labels.values()))[0])
+
+
+@dataclass
+class SpeechEncoder:
+    """A frozen encoder that hears whole utterances.
+
+    Args:
+        model: what turns features into layers; `None` for a tokenizer, which has none to compare.
+        extractor: its feature extractor, for 16 kHz.
+        labeller: the model that makes the pretraining labels, if the checkpoint holds one.
+    """
+
+    model: PreTrainedModel | None
+    extractor: Any
+    labeller: PreTrainedModel | None = None
+    _quantizers: dict[int, RandomProjectionQuantizer] = field(default_factory=dict)
+
+    codebook_size = 1024  # of the random projections that stand in where a model has no labels of layers
+    input_name = "input features"  # what layer 0 is
+
+    def __call__(self, waveforms: Sequence[NDArray[np.float32]]) -> list[EncodedUtterance]:
+        """Layers and labels of some utterances, each (samples,) at 16 kHz."""
+        raise TypeError("Use one of the kinds of encoder, as load_encoder returns them.")
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        model = self.model if self.model is not None else self.labeller
+        assert model is not None  # one of the two is there
+        return model.device
+
+    def with_random_weights(self, seed: int) -> SpeechEncoder:
+        """The same encoder before any training: same sizes, fresh weights, and the same labeller."""
+        assert self.model is not None
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            fresh = type(self.model)(copy.deepcopy(self.model.config))
+        return type(self)(fresh.to(self.device).eval(), self.extractor, self.labeller)
+
+    def layer_codes(self, index: int, frames: torch.Tensor) -> torch.Tensor:
+        """Labels that layer `index` would give its own frames: (T, D) -> (T, C) int64.
+
+        BiRQ's are its enhanced labels without noise (of layer 0, the anchor labels); all others are those of a random
+        projection (BEST-RQ's), of the frames with each feature normalised over the utterance, with
+        `codebook_size` entries.
+        """
+        width = frames.shape[1]
+        if width not in self._quantizers:
+            quantizer = RandomProjectionQuantizer(width, self.codebook_size, codebook_dim=16)
+            self._quantizers[width] = quantizer.to(frames.device)
+        return self._quantizers[width](normalise_over_frames(frames[None], None)[0])
+
+    @property
+    def codes_are(self) -> str:
+        """What `layer_codes` are, in words."""
+        return f"a random projection of every layer, {self.codebook_size:,} entries"
+
+    @property
+    def num_codes(self) -> int:
+        """Entries of the codebook that `layer_codes` come from."""
+        return self.codebook_size
+
+    @property
+    def num_labels(self) -> int:
+        """Entries of the codebook that the pretraining labels come from; 0 without labels."""
+        return 0
+
+
+class ConformerEncoder(SpeechEncoder):
+    """An encoder of this package, heard offline: layer 0 is the stacked log-mel features, the others its blocks."""
+
+    def __call__(self, waveforms: Sequence[NDArray[np.float32]]) -> list[EncodedUtterance]:
+        assert self.model is not None
+        encoder: Any = self.model
+        features, mask = _extract(self.extractor, waveforms, self.device)
+        offline = {"chunk_size": 0} if hasattr(encoder.config, "chunk_size") else {}
+        output = encoder(features, attention_mask=mask, output_hidden_states=True, return_dict=True, **offline)
+        stacked, _ = encoder.stack_frames(features, mask)
+        everything = [stacked, *output.hidden_states[1:]]  # [0] is the first projection, which knows less
+        utterances = []
+        for row, length in enumerate(output.attention_mask.sum(-1).tolist()):
+            layers = [layer[row, :length] for layer in everything]
+            utterances.append(EncodedUtterance(layers, self.labels(layers), *_stacked_timing(encoder.config)))
+        return utterances
+
+    def labels(self, layers: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The labels that the checkpoint was pretrained on: (T,) each."""
+        stacked, labeller = layers[0], self.labeller
+        if isinstance(labeller, BiRQForPreTraining):
+            labels = _by_codebook("anchor", labeller.quantizer(stacked))
+            if labeller.config.enhanced_loss_weight:
+                k = labeller.config.enhanced_label_layer
+                labels |= _by_codebook(f"enhanced (block {k})", self.layer_codes(k, layers[k]))
+            return labels
+        if isinstance(labeller, ChunkSSLForPreTraining):
+            if labeller.config.label_kind == "random_projection":
+                return _by_codebook("random projection", labeller.quantizer(stacked))
+            tokenizer = labeller.tokenizer
+            return {"FSQ": tokenizer.module.quantizer.indices_from_digits(tokenizer(stacked[None], None)[0])}
+        return {}
+
+    def layer_codes(self, index: int, frames: torch.Tensor) -> torch.Tensor:
+        if not isinstance(self.labeller, BiRQForPreTraining):
+            return super().layer_codes(index, frames)
+        quantizer = self.labeller.quantizer
+        if index == 0:
+            return quantizer(frames)
+        blocks = normalise_over_frames(frames[None], None)[0].split(_ROWS_PER_BLOCK)
+        return torch.cat([quantizer.soft_scores(block).argmax(-1) for block in blocks])
+
+    @property
+    def codes_are(self) -> str:
+        if isinstance(self.labeller, BiRQForPreTraining):
+            return f"the enhanced labels that every block would make (layer 0: anchor), {self.num_codes:,} entries"
+        return super().codes_are
+
+    @property
+    def num_codes(self) -> int:
+        is_birq = isinstance(self.labeller, BiRQForPreTraining)
+        return int(self.labeller.config.codebook_size) if is_birq and self.labeller else self.codebook_size
+
+    @property
+    def num_labels(self) -> int:
+        if self.labeller is None:
+            return 0
+        config = self.labeller.config
+        fsq = isinstance(self.labeller, ChunkSSLForPreTraining) and config.label_kind == "fsq"
+        return math.prod(config.fsq_levels) if fsq else int(config.codebook_size)
+
+
+class Tokenizer(SpeechEncoder):
+    """An FSQ model: labels, and no layers to compare."""
+
+    def __call__(self, waveforms: Sequence[NDArray[np.float32]]) -> list[EncodedUtterance]:
+        model = self.labeller
+        assert isinstance(model, FSQModel)
+        features, mask = _extract(self.extractor, waveforms, self.device)
+        codes = model.tokenizer.quantizer.indices_from_digits(model.tokenize(features, mask))
+        lengths = (mask.sum(-1) // model.config.frame_stacking).tolist()
+        timing = _stacked_timing(model.config)
+        return [EncodedUtterance([], {"FSQ": row[:n]}, *timing) for row, n in zip(codes, lengths, strict=True)]
+
+    @property
+    def num_labels(self) -> int:
+        assert self.labeller is not None
+        return math.prod(self.labeller.config.fsq_levels)
+
+
+class OtherEncoder(SpeechEncoder):
+    """Any other encoder of Transformers that returns hidden states.
+
+    It hears utterances one at a time: many encoders do not leave an utterance as it is when its batch is padded. Layer
+    0 is what enters its first block.
+    """
+
+    input_name = "before the first block"
+
+    def __call__(self, waveforms: Sequence[NDArray[np.float32]]) -> list[EncodedUtterance]:
+        return [self._hear(waveform) for waveform in waveforms]
+
+    def _hear(self, waveform: NDArray[np.float32]) -> EncodedUtterance:
+        assert self.model is not None
+        inputs = self.extractor(waveform, sampling_rate=SAMPLING_RATE, return_tensors="pt").to(self.device)
+        output = self.model(**inputs, output_hidden_states=True, return_dict=True)
+        if not getattr(output, "hidden_states", None):
+            raise ValueError(f"{type(self.model).__name__} returns no hidden states; a speech encoder is needed.")
+        layers = [layer[0] for layer in output.hidden_states]
+        return EncodedUtterance(layers, {}, *self._timing(len(waveform), len(layers[0])))
+
+    def _timing(self, num_samples: int, num_frames: int) -> tuple[float, float | None]:
+        """Frame rate and centre of the first frame (s): those of the convolutions over samples if the frames are
+        theirs, else frames spread evenly over the utterance."""
+        config: Any = self.model.config if self.model is not None else None
+        kernels, strides = getattr(config, "conv_kernel", None), getattr(config, "conv_stride", None)
+        if isinstance(kernels, (list, tuple)) and isinstance(strides, (list, tuple)):
+            hop, field_of_view, left = 1, 1, num_samples
+            for kernel, stride in zip(kernels, strides, strict=True):
+                left = (left - kernel) // stride + 1
+                field_of_view += (kernel - 1) * hop
+                hop *= stride
+            if left == num_frames:
+                return SAMPLING_RATE / hop, field_of_view / 2 / SAMPLING_RATE
+        return num_frames * SAMPLING_RATE / num_samples, None
+
+
+def load_encoder(
+    name_or_path: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device: str | torch.device | None = None,
+) -> SpeechEncoder:
+    """Load a speech encoder with its feature extractor, in float32, and with its labels where it brings them.
+
+    Args:
+        name_or_path: folder or Hub id of a pretraining, base or CTC checkpoint of this package, of its FSQ tokenizer,
+            or of any encoder of Transformers.
+        revision: branch, tag or commit on the Hub.
+        trust_remote_code: run the model code that a repository of another family brings along.
+        device: a GPU if there is one, by default.
+
+    Raises:
+        OSError: there is no such model, or it has no feature extractor.
+        ValueError: it is no speech encoder for 16 kHz audio.
+    """
+    is_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
+    if is_path and not Path(name_or_path).expanduser().is_dir():
+        raise FileNotFoundError(f"There is no model folder {name_or_path!r} (looked from {Path.cwd()}).")
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = AutoConfig.from_pretrained(name_or_path, **options)
+    if config.is_encoder_decoder:
+        raise ValueError(f"{name_or_path} ({config.model_type}) is an encoder with a decoder; an encoder is needed.")
+    extractor = AutoFeatureExtractor.from_pretrained(name_or_path, **options)
+    rate = getattr(extractor, "sampling_rate", None)
+    if rate != SAMPLING_RATE:
+        raise ValueError(f"{name_or_path} listens at {rate} Hz; a speech encoder for {SAMPLING_RATE} Hz is needed.")
+    with_labels = config.model_type in ("birq", "chunkssl") and _is_for_pretraining(config)
+    auto: Any = AutoModelForPreTraining if with_labels else AutoModel
+    model = auto.from_pretrained(name_or_path, dtype=torch.float32, **options)
+    model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    if isinstance(model, FSQModel):
+        return Tokenizer(None, extractor, model)
+    if with_labels:
+        return ConformerEncoder(model.encoder, extractor, model)
+    return (ConformerEncoder if isinstance(model, ConformerModel) else OtherEncoder)(model, extractor)
+
+
+def _is_for_pretraining(config: Any) -> bool:
+    return any(name.endswith("ForPreTraining") for name in config.architectures or [])
+
+
+def _extract(
+    extractor: Any, waveforms: Sequence[NDArray[np.float32]], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs = extractor(
+        list(waveforms), sampling_rate=SAMPLING_RATE, return_tensors="pt", return_attention_mask=True, device=device
+    )
+    return inputs["input_features"].to(device), inputs["attention_mask"].to(device)
+
+
+def _stacked_timing(config: Any) -> tuple[float, float]:
+    """Frames a second, and seconds to the middle of the windows that the first frame is stacked from."""
+    return config.frame_rate, ((config.frame_stacking - 1) * HOP_LENGTH + FRAME_LENGTH) / 2 / SAMPLING_RATE
+
+
+def _by_codebook(name: str, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Labels (T, C) as one kind of label per codebook."""
+    if labels.shape[1] == 1:
+        return {name: labels[:, 0]}
+    return {f"{name}, codebook {index + 1}": column for index, column in enumerate(labels.unbind(-1))}
