@@ -1,0 +1,20 @@
+"""Average checkpoints of a run from the command line."""
+
+from pathlib import Path
+
+from ..hub.contents import short_card
+from ..training.averaging import average_checkpoints
+
+
+def average(run_dir: str, output_dir: str, num_checkpoints: int = 5, by: str = "best") -> None:
+    """Save the mean of checkpoints with a short card; see [`average_checkpoints`] for the arguments and the errors."""
+    done = average_checkpoints(run_dir, output_dir, num_checkpoints, by)
+    why = f"the lowest {done.metric}" if done.metric else "the newest ones of the run"
+    names = ", ".join(done.checkpoints)
+    text = f"The mean of the weights of {len(done.checkpoints)} checkpoints of one run, {why}: {names}. It has not "
+    text += "been evaluated: the figures of the run's other models do not apply to it."
+    card = short_card(Path(output_dir), f"Mean of {len(done.checkpoints)} checkpoints", text)
+    (Path(output_dir) / "README.md").write_text(card)
+    for name, value in zip(done.checkpoints, done.values or [None] * len(done.checkpoints), strict=True):
+        print(name if value is None else f"{name}  {done.metric} {value:.4g}")
+    print(f"Their mean is in {output_dir}.")

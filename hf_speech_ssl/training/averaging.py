@@ -1,0 +1,189 @@
+"""The mean of several checkpoints of one run: often better than the best of them, and always as cheap to use."""
+
+import json
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, PreTrainedModel, Wav2Vec2Processor
+
+import hf_speech_ssl.modeling.modeling_birq as birq
+import hf_speech_ssl.modeling.modeling_chunkssl as chunkssl
+import hf_speech_ssl.modeling.modeling_fsq as fsq
+
+from .building import is_ctc_model, load_feature_extractor
+from .checkpoints import Saveable, list_checkpoints, save_model
+from .evaluators import metric_name
+from .reporting import LOG_FILE
+from .setup import ARGUMENTS_FILE
+
+WEIGHTS_FILE = "model.safetensors"
+AVERAGING_FILE = "averaging.json"
+
+
+@dataclass(frozen=True)
+class Average:
+    """What has been averaged.
+
+    Args:
+        checkpoints: names of their folders, the best or the newest first.
+        by: "best" or "last".
+        metric: what "best" was judged by, its name in train_log.jsonl; the lowest values are the best.
+        values: of that metric, one per checkpoint.
+    """
+
+    checkpoints: list[str]
+    by: str
+    metric: str | None = None
+    values: list[float] | None = None
+
+
+def average_checkpoints(
+    run_dir: str | Path, output_dir: str | Path, num_checkpoints: int, by: str = "best"
+) -> Average:
+    """Save the mean of a run's checkpoints as a model folder, with averaging.json beside it, which says of what.
+
+    Args:
+        by: "best" takes the checkpoints with the lowest value of the metric that the run chose its best one by: WER of
+            a CTC model, loss of any other, on the first of its evaluation splits; "last" takes the newest.
+
+    Raises:
+        ValueError: too few checkpoints, a folder that is taken, checkpoints of different models.
+        FileNotFoundError: no such run, or no record of its evaluations.
+    """
+    run_dir, output_dir = Path(run_dir), Path(output_dir)
+    if not run_dir.is_dir():
+        raise FileNotFoundError(f"There is no folder {run_dir}: give the output folder of a run.")
+    if (output_dir / "config.json").exists():
+        raise ValueError(f"{output_dir} already holds a model; choose another --output_dir.")
+    if num_checkpoints < 1:
+        raise ValueError(f"--num_checkpoints must be at least 1, got {num_checkpoints}.")
+    if by not in ("best", "last"):
+        raise ValueError(f"--by must be best or last, got {by!r}.")
+    average = choose_checkpoints(run_dir, num_checkpoints, by)
+    folders = [run_dir / name for name in average.checkpoints]
+    newest = max(folders, key=_step)
+    model = load_any_model(newest)
+    buffers = {name for name, _ in model.named_buffers()}
+    model.load_state_dict(mean_of_weights(folders, buffers))
+    save_model(output_dir, model, [load_companion(newest)])
+    (output_dir / AVERAGING_FILE).write_text(json.dumps(asdict(average), indent=2) + "\n")
+    return average
+
+
+def choose_checkpoints(run_dir: Path, num_checkpoints: int, by: str) -> Average:
+    """The newest checkpoints, or the best by the run's own log.
+
+    Raises:
+        ValueError: there are fewer, or fewer that the run has evaluated.
+        FileNotFoundError: the run left no log or no record of its arguments.
+    """
+    checkpoints = list_checkpoints(run_dir)[::-1]
+    have = ", ".join(folder.name for folder in checkpoints) or "none"
+    if len(checkpoints) < num_checkpoints:
+        raise ValueError(
+            f"{run_dir} has {len(checkpoints)} checkpoints ({have}), {num_checkpoints} are to be averaged. Lower "
+            f"--num_checkpoints; a run keeps as many as its --save_total_limit says, one every --save_steps updates."
+        )
+    if by == "last":
+        return Average([folder.name for folder in checkpoints[:num_checkpoints]], by)
+    metric = metric_of_run(run_dir, checkpoints[0])
+    values = logged_values(run_dir, metric)
+    evaluated = sorted(
+        (values[_step(folder)], -_step(folder), folder.name) for folder in checkpoints if _step(folder) in values
+    )
+    if len(evaluated) < num_checkpoints:
+        raise ValueError(
+            f"Of the checkpoints of {run_dir} ({have}) {len(evaluated)} have been evaluated: {LOG_FILE} has no {metric} "
+            f"for the others. Lower --num_checkpoints, or take the newest with --by last."
+        )
+    best = evaluated[:num_checkpoints]
+    return Average([name for *_, name in best], by, metric, [value for value, *_ in best])
+
+
+def metric_of_run(run_dir: Path, checkpoint: Path) -> str:
+    """Name of the metric that marked the best checkpoint of the run while it went on."""
+    arguments = json.loads((run_dir / ARGUMENTS_FILE).read_text())
+    splits = [name.strip() for name in (arguments.get("eval_split_name") or "").split(",") if name.strip()]
+    if not splits:
+        raise ValueError(f"{run_dir} was never evaluated (no --eval_split_name): take the newest with --by last.")
+    return metric_name(dict.fromkeys(splits), splits[0], "wer" if is_ctc_model(checkpoint) else "loss")
+
+
+def logged_values(run_dir: Path, metric: str) -> dict[int, float]:
+    """The finite values of a metric in a run's log, by update."""
+    lines = map(json.loads, (run_dir / LOG_FILE).read_text().splitlines())
+    return {line["step"]: line[metric] for line in lines if math.isfinite(line.get(metric, math.nan))}
+
+
+def mean_of_weights(folders: Sequence[Path], buffers: set[str]) -> dict[str, torch.Tensor]:
+    """The mean of every tensor over some checkpoints, summed in float64, in the tensor's own type.
+
+    One tensor of each checkpoint is in memory at a time, and the means.
+
+    Args:
+        buffers: names of the tensors that do not learn, such as codebooks; they and all that is not floating point
+            must be equal everywhere.
+
+    Raises:
+        ValueError: names, shapes or fixed tensors differ: the checkpoints are not of one run.
+    """
+    with ExitStack() as stack:
+        files = [stack.enter_context(_open_weights(folder)) for folder in folders]
+        for file, folder in zip(files, folders, strict=True):
+            if different := set(file.keys()) ^ set(files[0].keys()):
+                raise ValueError(
+                    f"{folder} and {folders[0]} are not of one model: only one of them has {sorted(different)[0]}."
+                )
+        means = {}
+        for name in files[0].keys():  # noqa: SIM118 - not a dict
+            first = files[0].get_tensor(name)
+            total = first.double()
+            for file, folder in zip(files[1:], folders[1:], strict=True):
+                tensor = file.get_tensor(name)
+                fixed = name in buffers or not first.is_floating_point()
+                if tensor.shape != first.shape or (fixed and not torch.equal(tensor, first)):
+                    raise ValueError(
+                        f"{folder} and {folders[0]} are not of one run: {name} differs, {tuple(tensor.shape)} and "
+                        f"{tuple(first.shape)}, which {'never changes in training' if fixed else 'must agree'}."
+                    )
+                total += tensor.double()
+            fixed = name in buffers or not first.is_floating_point()
+            means[name] = first if fixed else (total / len(files)).to(first.dtype)
+        return means
+
+
+def load_any_model(folder: Path) -> PreTrainedModel:
+    """A saved model of this package with the head that it was saved with.
+
+    Raises:
+        ValueError: a model of no family of this package.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    name = (config.architectures or [""])[0]
+    for module in (birq, chunkssl, fsq):
+        if found := getattr(module, name, None):
+            return found.from_pretrained(folder)
+    raise ValueError(f"{folder} holds a {name or config.model_type}, which is no model of this package.")
+
+
+def load_companion(folder: Path) -> Saveable:
+    """The processor of a CTC model, the feature extractor of any other."""
+    return Wav2Vec2Processor.from_pretrained(folder) if is_ctc_model(folder) else load_feature_extractor(folder)
+
+
+def _open_weights(folder: Path) -> "safe_open":
+    file = folder / WEIGHTS_FILE
+    if not file.is_file():
+        raise ValueError(
+            f"{folder} has no {WEIGHTS_FILE}; only checkpoints whose weights are one file can be averaged."
+        )
+    return safe_open(file, framework="pt")
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
