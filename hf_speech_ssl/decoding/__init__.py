@@ -1,6 +1,8 @@
 """From CTC logits to text: the best path, words with times, and the character tokenizer that CTC training needs."""
 
+from .beam_search import BeamSearchDecoder, make_decoder
 from .greedy import TokenSpan, greedy_ctc, greedy_ctc_spans
+from .ngram import NGramModel, estimate_ngrams
 from .text import Decoder, GreedyDecoder, Hypothesis, TimedText, character_times, ctc_text, word_times
 from .vocabulary import (
     BLANK_TOKEN,
@@ -15,17 +17,21 @@ __all__ = [
     "BLANK_TOKEN",
     "UNKNOWN_TOKEN",
     "WORD_DELIMITER_TOKEN",
+    "BeamSearchDecoder",
     "Decoder",
     "GreedyDecoder",
     "Hypothesis",
+    "NGramModel",
     "TimedText",
     "TokenSpan",
     "build_ctc_processor",
     "build_ctc_tokenizer",
     "character_times",
     "ctc_text",
+    "estimate_ngrams",
     "greedy_ctc",
     "greedy_ctc_spans",
+    "make_decoder",
     "unknown_characters",
     "word_times",
 ]

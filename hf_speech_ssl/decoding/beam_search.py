@@ -1,0 +1,297 @@
+"""CTC beam search over flashlight-text, with a lexicon and a word n-gram language model or without either.
+
+Shape letters: B utterances, T frames of logits, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase, Wav2Vec2CTCTokenizer
+
+from .greedy import TokenSpan, greedy_ctc, greedy_ctc_spans
+from .lexicon import Lexicon, Spelling, read_lexicon, spell_words
+from .ngram import language_model_words
+from .text import Decoder, GreedyDecoder, Hypothesis, TimedText, ctc_text, word_times
+
+MAX_WORDS_OF_ONE_SPELLING = 6  # flashlight's tries hold no more
+_IMPOSSIBLE = -1e4  # log-probability; infinities would become NaN where paths are added up
+
+
+def make_decoder(
+    tokenizer: PreTrainedTokenizerBase,
+    seconds_per_frame: float,
+    lm_path: str | Path | None = None,
+    lexicon_path: str | Path | None = None,
+    lm_weight: float = 1.0,
+    word_bonus: float = 0.0,
+    beam_size: int = 50,
+    num_best: int = 1,
+) -> Decoder:
+    """Beam search with the language model and the lexicon that are given; greedy decoding where there is neither.
+
+    Greedy decoding ignores `lm_weight`, `word_bonus` and `beam_size`, and has one reading: for a `num_best` above 1
+    there is a beam search without language model and lexicon. Arguments and errors as in [`BeamSearchDecoder`].
+    """
+    if lm_path is None and lexicon_path is None:
+        if num_best == 1:
+            return GreedyDecoder(tokenizer, seconds_per_frame)
+        word_bonus = 0.0
+    return BeamSearchDecoder(
+        tokenizer, seconds_per_frame, lm_path, lexicon_path, lm_weight, word_bonus, beam_size, num_best
+    )
+
+
+class BeamSearchDecoder:
+    r"""The n best readings of an utterance by CTC prefix beam search; a [`Decoder`].
+
+    The score of a text is
+
+        ln P_CTC(text) + lm_weight * ln P_LM(text, end of sentence) + word_bonus * words,
+
+    P_CTC being the sum over all alignments of the text that stayed in the beam. Word times are those of the best
+    alignment.
+
+    With a lexicon or a language model the vocabulary is closed: nothing but the lexicon's words is written; without a
+    lexicon these are the words of the (ARPA) language model that the tokenizer can spell. A word that the language
+    model does not know counts as its `<unk>`. A last word that is still unfinished when the audio ends is left out, at
+    a cost of 10,000. With neither, all that the tokenizer can spell is open, and texts are ranked by P_CTC alone.
+
+    Args:
+        tokenizer: of the model, with a word delimiter where there is a lexicon or a language model.
+        seconds_per_frame: `config.inputs_to_logits_ratio / feature_extractor.sampling_rate`.
+        lm_path: word n-gram language model: ARPA (also .gz), or a KenLM binary, which needs a lexicon.
+        lexicon_path: text file with one word a line, spelt by its characters, or `word<TAB>s p e l l i n g` with the
+            tokenizer's tokens; several lines give a word several spellings. Characters that the tokenizer has in the
+            other case only are spelt in that.
+        lm_weight: weight of the language model.
+        word_bonus: added for every word: above 0 for more words, below for fewer.
+        beam_size: hypotheses kept after every frame.
+        num_best: readings returned, at most beam_size.
+        token_beam_size: of each frame's tokens only so many of the likeliest are tried.
+        beam_threshold: hypotheses whose score is lower than the best one's by more than this are dropped.
+
+    Raises:
+        ImportError: flashlight-text is not installed.
+        OSError: a file does not exist.
+        ValueError: a file cannot be used, the tokenizer is of another kind, or a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        seconds_per_frame: float,
+        lm_path: str | Path | None = None,
+        lexicon_path: str | Path | None = None,
+        lm_weight: float = 1.0,
+        word_bonus: float = 0.0,
+        beam_size: int = 50,
+        num_best: int = 1,
+        token_beam_size: int = 50,
+        beam_threshold: float = 50.0,
+    ) -> None:
+        if not isinstance(tokenizer, Wav2Vec2CTCTokenizer):
+            raise ValueError(
+                f"Beam search needs a Wav2Vec2CTCTokenizer, whose tokens are characters, not a "
+                f"{type(tokenizer).__name__}; decode greedily, without a language model and a lexicon."
+            )
+        if not 1 <= num_best <= beam_size or token_beam_size < 1 or not beam_threshold > 0:
+            raise ValueError(
+                f"num_best must be 1 to beam_size, token_beam_size and beam_threshold positive; got {num_best}, "
+                f"{beam_size}, {token_beam_size} and {beam_threshold}."
+            )
+        self.tokenizer, self.seconds_per_frame = tokenizer, seconds_per_frame
+        self.beam_size, self.num_best = beam_size, num_best
+        self.token_beam_size, self.beam_threshold = token_beam_size, beam_threshold
+        self._words = None if lm_path is lexicon_path is None else _load_words(tokenizer, lm_path, lexicon_path)
+        self._set_weights(lm_weight, word_bonus)
+
+    def reweighted(self, lm_weight: float, word_bonus: float) -> BeamSearchDecoder:
+        """The same with other weights, without loading anything again."""
+        other = copy.copy(self)
+        other._set_weights(lm_weight, word_bonus)
+        return other
+
+    def _set_weights(self, lm_weight: float, word_bonus: float) -> None:
+        if not (math.isfinite(lm_weight) and lm_weight >= 0 and math.isfinite(word_bonus)):
+            raise ValueError(f"lm_weight must be 0 or more, word_bonus any number, got {lm_weight} and {word_bonus}.")
+        if word_bonus and self._words is None:
+            raise ValueError(f"word_bonus {word_bonus} needs a lexicon or a language model; without them give 0.")
+        self.lm_weight, self.word_bonus = lm_weight, word_bonus
+        self._search = self._make_search()
+
+    def _make_search(self) -> Any:
+        """flashlight's decoder."""
+        flashlight = _import_flashlight()
+        options = {
+            "beam_size": self.beam_size,
+            "beam_size_token": self.token_beam_size,
+            "beam_threshold": self.beam_threshold,
+            "lm_weight": self.lm_weight * math.log(10),  # KenLM speaks in log10
+            "sil_score": 0.0,  # flashlight would add it for every frame, not for every delimiter
+            "log_add": True,  # the score of a text is the sum over its alignments, not the best one
+            "criterion_type": flashlight.CriterionType.CTC,
+        }
+        blank = self.tokenizer.pad_token_id
+        if self._words is None:
+            # "Silence" is where a hypothesis begins: from the blank, every first token is a new one.
+            free = flashlight.LexiconFreeDecoderOptions(**options)
+            return flashlight.LexiconFreeDecoder(free, flashlight.ZeroLM(), blank, blank, [])
+        by_word = flashlight.LexiconDecoderOptions(word_score=self.word_bonus, unk_score=-math.inf, **options)
+        delimiter = self.tokenizer.word_delimiter_token_id
+        return flashlight.LexiconDecoder(
+            by_word, self._words.trie, self._words.language_model, delimiter, blank, -1, [], False
+        )
+
+    def __call__(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[list[Hypothesis]]:
+        """The best readings of each utterance, the best one first, `num_best` of them or as many as there are.
+
+        Args:
+            log_probs: (B, T, V) log-probabilities.
+            lengths: (B,) frames of each utterance.
+
+        Raises:
+            ValueError: shapes or lengths do not fit each other or the tokenizer, or a log-probability is NaN.
+        """
+        if log_probs.ndim != 3:
+            raise ValueError(f"log_probs must be (batch, frames, vocabulary), got {tuple(log_probs.shape)}.")
+        greedy_ctc(log_probs, lengths, self.tokenizer.pad_token_id)  # for its checks
+        needed = 1 + (self.tokenizer.pad_token_id if self._words is None else self._words.largest_id)
+        if log_probs.shape[2] < needed:
+            raise ValueError(
+                f"The lexicon spells with {needed} tokens, the model knows {log_probs.shape[2]}: the tokenizer is "
+                "another model's."
+            )
+        rows = log_probs.detach().float().cpu().clamp(min=_IMPOSSIBLE).numpy()
+        return [
+            self._decode(row[:length]) for row, length in zip(rows, torch.as_tensor(lengths).tolist(), strict=True)
+        ]
+
+    def _decode(self, log_probs: np.ndarray) -> list[Hypothesis]:
+        """The readings of one utterance (T, V)."""
+        frames = len(log_probs)
+        if not frames:
+            return [Hypothesis("", 0.0, [])]
+        if self._words is not None:
+            # Words end with a delimiter, utterances need not: one more frame says nothing but the delimiter.
+            end = np.full((1, log_probs.shape[1]), _IMPOSSIBLE, np.float32)
+            end[0, self.tokenizer.word_delimiter_token_id] = 0.0
+            log_probs = np.concatenate([log_probs, end])
+        log_probs = np.ascontiguousarray(log_probs)
+        results = self._search.decode(log_probs.ctypes.data, *log_probs.shape)
+        if self._words is None:
+            return _merge(self._free_reading(result, frames) for result in results)[: self.num_best]
+        return [self._word_reading(result, frames) for result in results[: self.num_best]]
+
+    def _free_reading(self, result: Any, frames: int) -> Hypothesis:
+        spans = self._spans(result, frames)
+        words = word_times(spans, self.tokenizer, self.seconds_per_frame)
+        return Hypothesis(ctc_text([span.token_id for span in spans], self.tokenizer), result.score, words)
+
+    def _word_reading(self, result: Any, frames: int) -> Hypothesis:
+        assert self._words is not None
+        words = [self._words.words[index] for index in result.words if index >= 0]
+        times = word_times(self._spans(result, frames), self.tokenizer, self.seconds_per_frame)
+        timed = [TimedText(word, time.start, time.end) for word, time in zip(words, times, strict=False)]
+        return Hypothesis(self.tokenizer.replace_word_delimiter_char.join(words), result.score, timed)
+
+    def _spans(self, result: Any, frames: int) -> list[TokenSpan]:
+        path = result.tokens[1 : frames + 1]  # the state before the first frame stands first
+        return greedy_ctc_spans(torch.tensor([path]), blank_token_id=self.tokenizer.pad_token_id)[0]
+
+
+def _merge(readings: Iterable[Hypothesis]) -> list[Hypothesis]:
+    """One reading for each text, the best first: token sequences that differ in delimiters can give one text."""
+    by_text: dict[str, Hypothesis] = {}
+    for new in readings:  # the best first: its words stay
+        old = by_text.get(new.text)
+        score = new.score if old is None else float(np.logaddexp(old.score, new.score))
+        by_text[new.text] = Hypothesis(new.text, score, new.words if old is None else old.words)
+    return sorted(by_text.values(), key=lambda reading: -reading.score)
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What flashlight searches in: the lexicon's words, their spellings as a trie, their language model."""
+
+    words: list[str]
+    trie: Any
+    language_model: Any
+    largest_id: int
+
+
+def _load_words(
+    tokenizer: Wav2Vec2CTCTokenizer, lm_path: str | Path | None, lexicon_path: str | Path | None
+) -> _Words:
+    flashlight = _import_flashlight()
+    if tokenizer.word_delimiter_token not in tokenizer.get_vocab():
+        raise ValueError("The tokenizer has no word delimiter, so there are no words to find: decode greedily.")
+    known = None if lm_path is None else language_model_words(lm_path)
+    if lexicon_path is not None:
+        lexicon = read_lexicon(lexicon_path, tokenizer)
+        if known is not None and lexicon.keys().isdisjoint(known):
+            raise ValueError(
+                f"{lm_path} knows none of the words of {lexicon_path}, as {known[0]!r} and {next(iter(lexicon))!r}: "
+                "write both in the same case and normalisation."
+            )
+    elif known is None:
+        raise ValueError(
+            f"{lm_path} is a KenLM binary, whose words cannot be listed: give a lexicon too, one word a line, or the "
+            "ARPA file."
+        )
+    else:
+        lexicon = spell_words(known, tokenizer, str(lm_path))
+    words = list(lexicon)
+    model = flashlight.ZeroLM() if lm_path is None else _load_kenlm(lm_path, words)
+    trie, largest_id = _build_trie(lexicon, model, tokenizer)
+    return _Words(words, trie, model, largest_id)
+
+
+def _load_kenlm(path: str | Path, words: list[str]) -> Any:
+    from flashlight.lib.text.decoder.kenlm import KenLM
+    from flashlight.lib.text.dictionary import Dictionary
+
+    dictionary = Dictionary()
+    for word in words:
+        dictionary.add_entry(word)
+    try:
+        return KenLM(str(path), dictionary)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"KenLM cannot read the language model {path}; make it anew. It says: {reason}") from error
+
+
+def _build_trie(lexicon: Lexicon, model: Any, tokenizer: Wav2Vec2CTCTokenizer) -> tuple[Any, int]:
+    """The spellings, each with a delimiter at its end, and the largest token id in them."""
+    flashlight = _import_flashlight()
+    delimiter, blank = tokenizer.word_delimiter_token_id, tokenizer.pad_token_id
+    largest_id = max(delimiter, blank, *(max(spelling) for spellings in lexicon.values() for spelling in spellings))
+    trie, start = flashlight.Trie(largest_id + 1, delimiter), model.start(False)
+    homographs: dict[Spelling, list[str]] = {}
+    for index, (word, spellings) in enumerate(lexicon.items()):
+        score = model.score(start, index)[1]
+        for spelling in sorted(spellings):
+            trie.insert([*spelling, delimiter], index, score)
+            homographs.setdefault(spelling, []).append(word)
+    worst = max(homographs.values(), key=len)
+    if len(worst) > MAX_WORDS_OF_ONE_SPELLING:
+        raise ValueError(
+            f"At most {MAX_WORDS_OF_ONE_SPELLING} words can share a spelling, but {len(worst)} do: {', '.join(worst)}."
+        )
+    trie.smear(flashlight.SmearingMode.MAX)  # a word's beginning is worth its best word: pruning looks ahead
+    return trie, largest_id
+
+
+def _import_flashlight() -> Any:
+    try:
+        from flashlight.lib.text import decoder
+    except ImportError as error:
+        raise ImportError(f"Beam search needs flashlight-text: pip install 'hf-speech-ssl[lm]' ({error}).") from error
+    return decoder
