@@ -278,10 +278,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer({"transfer": "basic", "objects": objects})
 
     def store(self, oid: str) -> None:
-        data, breaks = b"", False
-        with self.server.lock:
-            if self.server.broken_uploads:
-                self.server.broken_uploads, breaks = self.server.broken_uploads - 1, True
+        data, size = b"", int(self.headers.get("Content-Length", sys.maxsize))
+        breaks = self.is_to_break("broken_uploads", size)
         for part in self.body_parts():
             data += part
             self.server.uploaded_bytes += len(part)
@@ -384,7 +382,7 @@ class _Handler(BaseHTTPRequestHandler):
             first, last = int(asked[1]), int(asked[2] or len(data) - 1)
             headers["Content-Range"], status = f"bytes {first}-{min(last, len(data) - 1)}/{len(data)}", 206
             data = data[first : last + 1]
-        if self.command == "GET" and self.breaks_download(len(data)):
+        if self.command == "GET" and self.is_to_break("broken_downloads", len(data)):
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(data))}.items():
                 self.send_header(name, value)
@@ -401,10 +399,12 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.answer(data, status, headers)
 
-    def breaks_download(self, size: int) -> bool:
+    def is_to_break(self, kind: str, size: int) -> bool:
+        """Whether this connection is one of those that break; files that are too small to break do not count."""
         with self.server.lock:
-            if self.server.broken_downloads and size > self.server.break_after:
-                self.server.broken_downloads -= 1
+            left = getattr(self.server, kind)
+            if left and size > self.server.break_after:
+                setattr(self.server, kind, left - 1)
                 return True
         return False
 

@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 import torch
 from families import Family, every_family
 from helpers import tiny_birq

@@ -73,24 +73,6 @@ def test_what_is_missing_is_named(tmp_path):
         hub.write_model_card(folder_of_run(tmp_path, model_type="bert"))
 
 
-def test_only_the_final_model_is_uploaded(tmp_path, monkeypatch):
-    uploads = []
-
-    class Api:
-        def create_repo(self, repo_id, **_):
-            return type("Url", (str,), {"repo_id": f"me/{repo_id}"})("https://hub/me/" + repo_id)
-
-        def upload_folder(self, **arguments):
-            uploads.append(arguments)
-
-    monkeypatch.setattr(hub, "HfApi", Api)
-    folder = folder_of_run(tmp_path)
-    hub.publish(folder, RESULTS, push_to_hub=True, hub_model_id="my-model")
-    (upload,) = uploads
-    assert upload["repo_id"] == "me/my-model" and "checkpoint-*" in upload["ignore_patterns"]
-    assert json.loads((folder / "results.json").read_text()) == RESULTS
-
-
 @pytest.mark.slow
 def test_the_template_is_in_the_wheel(tmp_path):
     root = Path(__file__).parent.parent

@@ -15,6 +15,7 @@ def average(run_dir: str, output_dir: str, num_checkpoints: int = 5, by: str = "
     text += "been evaluated: the figures of the run's other models do not apply to it."
     card = short_card(Path(output_dir), f"Mean of {len(done.checkpoints)} checkpoints", text)
     (Path(output_dir) / "README.md").write_text(card)
-    for name, value in zip(done.checkpoints, done.values or [None] * len(done.checkpoints), strict=True):
-        print(name if value is None else f"{name}  {done.metric} {value:.4g}")
+    values = [f"  {done.metric} {value:.4g}" for value in done.values or []] or [""] * len(done.checkpoints)
+    for name, value in zip(done.checkpoints, values, strict=True):
+        print(name + value)
     print(f"Their mean is in {output_dir}.")

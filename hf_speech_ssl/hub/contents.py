@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
+from transformers.dynamic_module_utils import get_relative_imports
 
 from .privacy import PrivacyCheck, without_paths
 
@@ -157,10 +158,12 @@ def _check_is_model(folder: Path, names: set[str], withheld: dict[str, str]) -> 
         hint += f" Its checkpoints are models: {', '.join(checkpoints)}." if checkpoints else ""
         raise ValueError(f"{folder} holds no model: config.json and weights in *.safetensors are needed.{hint}")
     code = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map", {}).values()
-    modules = {name.split(".")[0] + ".py" for name in code if isinstance(name, str) and "--" not in name}
-    if missing := sorted(modules - names):
+    modules = {name.split(".")[0] for name in code if isinstance(name, str) and "--" not in name}
+    for path in folder.glob("*.py"):
+        modules.update(get_relative_imports(path))
+    if missing := sorted({f"{module}.py" for module in modules} - names):
         raise ValueError(
-            f"{folder} lacks the code that its config.json names, {', '.join(missing)}: nobody without this package "
+            f"{folder} lacks code that its model needs, {', '.join(missing)}: nobody without this package "
             f"could load it. Load the model with `import hf_speech_ssl` and save it again."
         )
 

@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, PreTrainedModel, Wav2Vec2Processor
-
-import hf_speech_ssl.modeling.modeling_birq as birq
-import hf_speech_ssl.modeling.modeling_chunkssl as chunkssl
-import hf_speech_ssl.modeling.modeling_fsq as fsq
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCTC,
+    AutoModelForPreTraining,
+    PreTrainedModel,
+    Wav2Vec2Processor,
+)
 
 from .building import is_ctc_model, load_feature_extractor
 from .checkpoints import Saveable, list_checkpoints, save_model
@@ -98,8 +102,8 @@ def choose_checkpoints(run_dir: Path, num_checkpoints: int, by: str) -> Average:
     )
     if len(evaluated) < num_checkpoints:
         raise ValueError(
-            f"Of the checkpoints of {run_dir} ({have}) {len(evaluated)} have been evaluated: {LOG_FILE} has no {metric} "
-            f"for the others. Lower --num_checkpoints, or take the newest with --by last."
+            f"Of the checkpoints of {run_dir} ({have}) {len(evaluated)} have been evaluated: {LOG_FILE} has no "
+            f"{metric} for the others. Lower --num_checkpoints, or take the newest with --by last."
         )
     best = evaluated[:num_checkpoints]
     return Average([name for *_, name in best], by, metric, [value for value, *_ in best])
@@ -108,10 +112,11 @@ def choose_checkpoints(run_dir: Path, num_checkpoints: int, by: str) -> Average:
 def metric_of_run(run_dir: Path, checkpoint: Path) -> str:
     """Name of the metric that marked the best checkpoint of the run while it went on."""
     arguments = json.loads((run_dir / ARGUMENTS_FILE).read_text())
-    splits = [name.strip() for name in (arguments.get("eval_split_name") or "").split(",") if name.strip()]
-    if not splits:
+    names = [name.strip() for name in (arguments.get("eval_split_name") or "").split(",") if name.strip()]
+    if not names:
         raise ValueError(f"{run_dir} was never evaluated (no --eval_split_name): take the newest with --by last.")
-    return metric_name(dict.fromkeys(splits), splits[0], "wer" if is_ctc_model(checkpoint) else "loss")
+    splits: dict[str, Any] = dict.fromkeys(names)
+    return metric_name(splits, names[0], "wer" if is_ctc_model(checkpoint) else "loss")
 
 
 def logged_values(run_dir: Path, metric: str) -> dict[int, float]:
@@ -158,17 +163,10 @@ def mean_of_weights(folders: Sequence[Path], buffers: set[str]) -> dict[str, tor
 
 
 def load_any_model(folder: Path) -> PreTrainedModel:
-    """A saved model of this package with the head that it was saved with.
-
-    Raises:
-        ValueError: a model of no family of this package.
-    """
-    config = AutoConfig.from_pretrained(folder)
-    name = (config.architectures or [""])[0]
-    for module in (birq, chunkssl, fsq):
-        if found := getattr(module, name, None):
-            return found.from_pretrained(folder)
-    raise ValueError(f"{folder} holds a {name or config.model_type}, which is no model of this package.")
+    """A saved model with the head that it was saved with."""
+    name = (AutoConfig.from_pretrained(folder).architectures or [""])[0]
+    heads = {"CTC": AutoModelForCTC, "PreTraining": AutoModelForPreTraining}
+    return heads.get(name.rpartition("For")[2], AutoModel).from_pretrained(folder)
 
 
 def load_companion(folder: Path) -> Saveable:
