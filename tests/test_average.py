@@ -97,6 +97,8 @@ def test_what_cannot_be_averaged_is_said_in_one_line(tmp_path, capsys):
         checkpoint(run, step, BiRQForPreTraining(tiny_birq()), features)
     write_log(run, "validation", lambda value: {"eval_loss": value if value < 0.4 else float("nan")})
 
+    capsys.readouterr()
+
     def refused(*flags, run=run, output=tmp_path / "mean"):
         assert average(run, output, *flags) == 1
         error = capsys.readouterr().err
