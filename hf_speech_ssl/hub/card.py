@@ -1,115 +1,124 @@
-"""The model card, written from the files of the run's own folder: config.json, results.json, run_arguments.json."""
+"""The model card, written from the files of the run's own folder alone."""
 
-import json
+import math
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard
 
-from .citations import BEST_RQ, BIRQ, CHUNK_SSL, FSQ
+from .architecture import FAMILY_NAMES, architecture, codebook_entries, count_in_words, frame_ms, in_words
+from .citations import OTHER, OWN
+from .curves import CURVES_FILE, LOG_FILE, read_curves
+from .metadata import metadata
+from .run_files import SYNTHETIC, Evaluation, Run, is_hub_id
 
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
-RESULTS_FILE = "results.json"
-ARGUMENTS_FILE = "run_arguments.json"
-
-# What each model type is called, the Hub's tags for it, and whom to cite.
-FAMILIES = {
-    "birq": ("BiRQ", ["birq", "best-rq"], [BIRQ, BEST_RQ]),
-    "chunkssl": ("Chunk SSL", ["chunk-ssl", "streaming"], [CHUNK_SSL, FSQ]),
-    "speech_fsq": ("FSQ", ["fsq", "chunk-ssl"], [CHUNK_SSL, FSQ]),
-}
 # The flags that say how a run was made; paths and bookkeeping are left out of the card.
-SHOWN_SETTINGS = """config_name config_overrides model_name_or_path from_scratch dataset_name dataset_config_name
-    train_split_name max_train_samples per_device_train_batch_seconds gradient_accumulation_steps learning_rate
-    lr_scheduler_type warmup_steps hold_steps weight_decay adam_beta1 adam_beta2 max_grad_norm freeze_encoder_steps
-    mixed_precision max_duration_in_seconds seed""".split()
+SHOWN_SETTINGS = """config_name config_overrides model_name_or_path fsq_model_name_or_path from_scratch
+    per_device_train_batch_seconds gradient_accumulation_steps learning_rate lr_scheduler_type warmup_steps hold_steps
+    weight_decay adam_beta1 adam_beta2 max_grad_norm freeze_encoder freeze_feature_projection freeze_encoder_steps
+    max_train_samples max_duration_in_seconds seed""".split()
 
 
-def write_model_card(folder: str | Path, license: str = "apache-2.0") -> ModelCard:
+def write_model_card(
+    folder: str | Path, license: str = "apache-2.0", language: str | list[str] | None = None
+) -> ModelCard:
     """Write README.md, the model card with the Hub's metadata, into the folder of a finished run.
 
+    What it says comes from config.json, results.json, run_arguments.json and train_log.jsonl; error rates with
+    confidence intervals from every `evaluation*.json` that `hf-speech-ssl evaluate --output_file` has left there. Of
+    local paths the last part alone is named.
+
+    Args:
+        license: of the weights, as the Hub abbreviates it.
+        language: ISO 639 codes of what was spoken; English where the data is our synthetic speech, else left out.
+
     Raises:
-        FileNotFoundError: the folder lacks config.json, results.json or run_arguments.json.
-        ValueError: the model is of no family of this package.
+        FileNotFoundError: there is no such folder, or it lacks config.json, results.json or run_arguments.json.
+        ValueError: one of the files is no JSON or lacks something, or the model is of no family of this package.
     """
-    folder = Path(folder)
-    config, results, arguments = (_read(folder, name) for name in ("config.json", RESULTS_FILE, ARGUMENTS_FILE))
-    if config.get("model_type") not in FAMILIES:
-        raise ValueError(f"{folder} holds a model of type {config.get('model_type')!r}, not one of {list(FAMILIES)}.")
-    family, tags, citations = FAMILIES[config["model_type"]]
-    kind = _kind(config)
-    name = arguments.get("hub_model_id") or folder.resolve().name
-    dataset = arguments["dataset_name"]
-    synthetic = dataset == "synthetic"
+    run = Run.read(folder)
     card = ModelCard.from_template(
-        _metadata(name, kind, tags, license, results, arguments),
-        template_path=str(TEMPLATE),
-        name=name,
-        kind=kind,
-        family=family,
-        config=config,
-        arguments=arguments,
-        results={**results, "num_parameters_in_words": _in_words(results["num_parameters"])},
-        dataset="synthetic speech from espeak-ng" if synthetic else f"`{dataset}`",
-        synthetic=synthetic,
-        duration=_duration(results["training_hours"]),
-        from_scratch=bool(arguments.get("from_scratch") or arguments.get("config_name")),
-        frame_ms=10 * config.get("frame_stacking", 1),
-        codebook_size=_product(config.get("fsq_levels", [])),
-        settings={key: arguments[key] for key in SHOWN_SETTINGS if arguments.get(key) not in (None, False, "")},
-        metrics=_metric_rows(results),
-        license=license,
-        citation="\n".join(citations),
+        metadata(run, license, language), template_path=str(TEMPLATE), **words_of(run), license=license
     )
-    card.save(folder / "README.md")
+    card.save(run.folder / "README.md")
     return card
 
 
-def _metadata(
-    name: str, kind: str, tags: list[str], license: str, results: dict[str, Any], arguments: dict[str, Any]
-) -> ModelCardData:
-    """The card's head: what the Hub filters and shows."""
-    on_hub = "/" in arguments["dataset_name"]
-    pretrained = arguments.get("model_name_or_path") or ""
-    return ModelCardData(
-        license=license,
-        library_name="transformers",
-        pipeline_tag="automatic-speech-recognition" if kind == "ctc" else "feature-extraction",
-        tags=["speech", "self-supervised-learning", *tags],
-        datasets=[arguments["dataset_name"]] if on_hub else None,
-        base_model=pretrained if "/" in pretrained and not arguments.get("from_scratch") else None,
-        metrics=["wer", "cer"] if kind == "ctc" else None,
-        model_name=name,
-        eval_results=_eval_results(results, arguments) or None,
-    )
+def words_of(run: Run) -> dict[str, Any]:
+    """All that the template's placeholders stand for."""
+    settings = {name: run.arguments.get(name) for name in SHOWN_SETTINGS}
+    return {
+        "name": run.name,
+        "kind": run.kind,
+        "family": FAMILY_NAMES[run.config.model_type],
+        "config": run.config,
+        "arguments": run.arguments,
+        "results": run.results,
+        "streams": run.config.model_type == "chunkssl",
+        "dataset": dataset_in_words(run.dataset),
+        "synthetic": run.dataset == SYNTHETIC,
+        "from_scratch": run.pretrained is None,
+        "pretrained": run.pretrained,
+        "parameters": count_in_words(run.results["num_parameters"]),
+        "frame_ms": frame_ms(run.config),
+        "codebook_entries": f"{codebook_entries(run.config):,}",
+        "audio": duration_in_words(run.results["audio_hours"]),
+        "architecture": architecture(run.config, run.kind),
+        "settings": {
+            name: in_words(value) for name, value in settings.items() if value is not False and value not in (None, "")
+        },
+        "curves": CURVES_FILE if (run.folder / CURVES_FILE).is_file() else None,
+        "evaluations": [evaluation_in_words(evaluation) for evaluation in run.evaluations],
+        "metrics": metric_rows(run.results),
+        **compute_in_words(run),
+        "citation": "\n".join(OWN[run.config.model_type]),
+        "other_citation": OTHER[run.config.model_type],
+    }
 
 
-def _eval_results(results: dict[str, Any], arguments: dict[str, Any]) -> list[EvalResult]:
-    """The error rates of every evaluation split, for the Hub's `model-index`; in percent, as is the custom there."""
-    splits = [split.strip() for split in (arguments.get("eval_split_name") or "").split(",") if split.strip()]
-    found = []
-    for split in splits:
-        prefix = "eval" if len(splits) == 1 else f"eval_{split}"
-        for metric in ("wer", "cer"):
-            if (value := results.get(f"{prefix}_{metric}")) is not None:
-                found.append(
-                    EvalResult(
-                        task_type="automatic-speech-recognition",
-                        task_name="Speech recognition",
-                        dataset_type=arguments["dataset_name"],
-                        dataset_name=arguments["dataset_name"],
-                        dataset_config=arguments.get("dataset_config_name"),
-                        dataset_split=split,
-                        metric_type=metric,
-                        metric_name=metric.upper(),
-                        metric_value=round(100 * value, 2),
-                    )
-                )
-    return found
+def evaluation_in_words(evaluation: Evaluation) -> dict[str, Any]:
+    """One evaluation's table and what is to be said of it; error rates in percent."""
+    rows = []
+    for mode, scores in evaluation.modes.items():
+        latency = scores.get("latency_ms")
+        counts = {name: in_words(scores.get(name)) for name in ("substitutions", "deletions", "insertions")}
+        rates = {name: rate_in_words(scores[name]) for name in ("wer", "cer")}
+        rows.append({"mode": mode, **rates, **counts, "latency": "" if latency is None else f"{latency:,.0f} ms"})
+    return {
+        "dataset": dataset_in_words(evaluation.dataset),
+        "split": evaluation.split,
+        "rows": rows,
+        "has_modes": len(rows) > 1,
+        "has_latency": any(row["latency"] for row in rows),
+        "interval": interval_in_words(evaluation.settings),
+        "decoding": decoding_in_words(evaluation.settings),
+    }
 
 
-def _metric_rows(results: dict[str, Any]) -> dict[str, str]:
-    """The table of results: error rates in percent, everything else as it is."""
+def interval_in_words(settings: dict[str, Any]) -> str:
+    """How the intervals of an evaluation were drawn, as far as its settings say."""
+    resamples = settings.get("num_resamples")
+    return "95 % bootstrap intervals" + (f" ({resamples:,} resamples)" if resamples else "")
+
+
+def decoding_in_words(settings: dict[str, Any]) -> str:
+    """How an evaluation's transcripts were found."""
+    sources = {"language model": settings.get("lm_path"), "lexicon": settings.get("lexicon_path")}
+    named = [f"{what} `{Path(path).name}`" for what, path in sources.items() if path]
+    if not named:
+        return "Greedy decoding without a language model."
+    beam = settings.get("beam_size")
+    return f"Beam search{f' ({beam} hypotheses)' if beam else ''} with {' and '.join(named)}."
+
+
+def rate_in_words(rate: dict[str, float]) -> str:
+    """An error rate with its interval, in percent."""
+    return f"{100 * rate['value']:.2f} % ({100 * rate['low']:.2f} to {100 * rate['high']:.2f})"
+
+
+def metric_rows(results: dict[str, Any]) -> dict[str, str]:
+    """The results of training's last evaluation: error rates in percent, everything else as it is."""
     rows = {}
     for name, value in results.items():
         if name.startswith("eval_"):
@@ -118,30 +127,25 @@ def _metric_rows(results: dict[str, Any]) -> dict[str, str]:
     return rows
 
 
-def _kind(config: dict[str, Any]) -> str:
-    architecture = (config.get("architectures") or [""])[0]
-    if architecture.endswith("ForCTC"):
-        return "ctc"
-    return "tokenizer" if config["model_type"] == "speech_fsq" else "encoder"
+def compute_in_words(run: Run) -> dict[str, str | None]:
+    """Time, rate, precision and memory, as far as the run's files have them."""
+    hours, precision = run.results["training_hours"], run.arguments.get("mixed_precision")
+    memory = read_curves(run.folder / LOG_FILE).get("peak_memory_gib", {})
+    return {
+        "duration": duration_in_words(hours),
+        "rate": f"{run.results['audio_hours'] / hours:,.1f}" if hours > 0 else None,
+        "precision": "float32" if precision == "no" else precision,
+        "memory": f"{max(memory.values()):.1f}" if memory and math.isfinite(max(memory.values())) else None,
+    }
 
 
-def _duration(hours: float) -> str:
+def dataset_in_words(name: str) -> str:
+    """A data set in a sentence, linked if it is one of the Hub."""
+    if name == SYNTHETIC:
+        return "synthetic speech from espeak-ng"
+    return f"[`{name}`](https://huggingface.co/datasets/{name})" if is_hub_id(name) else f"`{name}`"
+
+
+def duration_in_words(hours: float) -> str:
+    """Hours, or minutes where it is less than one."""
     return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
-
-
-def _in_words(count: int) -> str:
-    return f"{count / 1e6:.1f} million" if count >= 1e6 else f"{count:,}"
-
-
-def _product(levels: list[int]) -> int:
-    product = 1
-    for level in levels:
-        product *= level
-    return product
-
-
-def _read(folder: Path, name: str) -> dict[str, Any]:
-    file = folder / name
-    if not file.is_file():
-        raise FileNotFoundError(f"{folder} has no {name}: a model card is written from the folder of a finished run.")
-    return dict(json.loads(file.read_text()))

@@ -27,3 +27,7 @@ FSQ = """@inproceedings{fsq,
   year = {2024},
   note = {arXiv:2309.15505}
 }"""
+
+# For each model type its own papers, and the paper of the package's other method.
+OWN = {"birq": [BIRQ, BEST_RQ], "chunkssl": [CHUNK_SSL, FSQ], "speech_fsq": [CHUNK_SSL, FSQ]}
+OTHER = {"birq": CHUNK_SSL, "chunkssl": BIRQ, "speech_fsq": BIRQ}
