@@ -96,10 +96,10 @@ def tune(
     pairs = list(itertools.product(sorted(set(lm_weights)), sorted(set(word_bonuses))))
     decoders = [search.reweighted(*pair) for pair in pairs]  # numbers that cannot be used are found at once, too
     reader = UtteranceReader(dataset_name, split_name=split_name, text_column_name=text_column_name, **reading)
-    heard, texts = _hear(recognizer, reader)
-    greedy = _errors(recognizer.greedy(), heard, texts)
+    heard, texts = hear(recognizer, reader)
+    greedy = word_errors(recognizer.greedy(), heard, texts)
     grid = zip(pairs, tqdm(decoders, desc="Decode", unit="pair", leave=False), strict=True)
-    trials = [Trial(*pair, _errors(decoder, heard, texts)) for pair, decoder in grid]
+    trials = [Trial(*pair, word_errors(decoder, heard, texts)) for pair, decoder in grid]
     best = choose(trials)
     print(_report(trials, best, greedy, lm_path, lexicon_path))
     results = {
@@ -118,8 +118,8 @@ def tune(
     return results
 
 
-def _hear(recognizer: Recognizer, reader: UtteranceReader) -> tuple[list[torch.Tensor], list[str]]:
-    """(1, T, V) log-probabilities of every utterance, and its normalised text."""
+def hear(recognizer: Recognizer, reader: UtteranceReader) -> tuple[list[torch.Tensor], list[str]]:
+    """(1, T, V) log-probabilities of every utterance, and its text after [`normalize_text`]."""
     heard: list[torch.Tensor] = []
     texts: list[str] = []
     with tqdm(total=len(reader), desc="Hear", unit="utterance", leave=False) as bar:
@@ -131,7 +131,8 @@ def _hear(recognizer: Recognizer, reader: UtteranceReader) -> tuple[list[torch.T
     return heard, texts
 
 
-def _errors(decoder: Decoder, heard: Sequence[torch.Tensor], texts: Sequence[str]) -> ErrorCounts:
+def word_errors(decoder: Decoder, heard: Sequence[torch.Tensor], texts: Sequence[str]) -> ErrorCounts:
+    """Word errors of a decoder on what [`hear`] returned."""
     read = [decoder(log_probs, torch.tensor([log_probs.shape[1]]))[0][0].text for log_probs in heard]
     return count_word_errors([normalize_text(text) for text in read], texts)
 
