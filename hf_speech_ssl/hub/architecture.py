@@ -6,7 +6,7 @@ from typing import Any
 from ..modeling.configuration_conformer import SpeechSSLConfig
 
 ENCODER = """num_mel_bins frame_stacking hidden_size num_hidden_layers num_attention_heads intermediate_size
-    conv_kernel_size attention_window""".split()
+    conv_kernel_size""".split()
 RANDOM_PROJECTION = ["codebook_size", "codebook_dim", "num_codebooks"]
 BIRQ = """label_layer gumbel_temperature enhanced_loss_weight anchor_loss_weight detach_enhanced_labels mask_start_prob
     mask_length mask_noise_std""".split()
@@ -14,6 +14,9 @@ CHUNKS = ["num_lookahead_chunks", "left_context_chunks"]
 TOKENIZER = ["fsq_levels", "fsq_hidden_size", "fsq_num_hidden_layers"]
 CTC = """vocab_size mask_time_prob mask_time_length mask_feature_prob mask_feature_length hidden_dropout
     final_dropout""".split()
+
+# What a field says that has no value.
+ABSENT = {"attention_window": "the whole utterance", "left_context_chunks": "all"}
 
 # What each model type is called, the Hub's tags for it.
 FAMILY_NAMES = {"birq": "BiRQ", "chunkssl": "Chunk SSL", "speech_fsq": "FSQ"}
@@ -27,8 +30,8 @@ def architecture(config: SpeechSSLConfig, kind: str) -> dict[str, str]:
         kind: "encoder", "ctc" or "tokenizer".
     """
     names = ["num_mel_bins", "frame_stacking", *TOKENIZER] if kind == "tokenizer" else [*ENCODER]
-    if config.model_type == "birq" and kind == "encoder":
-        names += [*RANDOM_PROJECTION, *BIRQ]
+    if config.model_type == "birq":
+        names += ["attention_window", *([*RANDOM_PROJECTION, *BIRQ] if kind == "encoder" else [])]
     if config.model_type == "chunkssl":
         names += CHUNKS
         names += ["streaming_durations_ms", "streaming_prob"] if kind == "ctc" else ["chunk_durations_ms"]
@@ -37,7 +40,10 @@ def architecture(config: SpeechSSLConfig, kind: str) -> dict[str, str]:
             names += ["label_kind", "loss_kind", *(TOKENIZER if fsq else RANDOM_PROJECTION)]
     if kind == "ctc":
         names += CTC
-    return {name: in_words(getattr(config, name)) for name in names}
+    values = {name: getattr(config, name) for name in names}
+    if "label_layer" in values:
+        values["label_layer"] = getattr(config, "enhanced_label_layer", None)  # what its absence stands for
+    return {name: in_words(ABSENT.get(name) if value is None else value) for name, value in values.items()}
 
 
 def frame_ms(config: SpeechSSLConfig) -> int:
