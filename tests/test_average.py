@@ -97,12 +97,10 @@ def test_what_cannot_be_averaged_is_said_in_one_line(tmp_path, capsys):
         checkpoint(run, step, BiRQForPreTraining(tiny_birq()), features)
     write_log(run, "validation", lambda value: {"eval_loss": value if value < 0.4 else float("nan")})
 
-    capsys.readouterr()
-
     def refused(*flags, run=run, output=tmp_path / "mean"):
         assert average(run, output, *flags) == 1
-        error = capsys.readouterr().err
-        assert error.startswith("hf-speech-ssl: ") and error.count("\n") == 1
+        *bars, error = capsys.readouterr().err.splitlines()
+        assert error.startswith("hf-speech-ssl: ") and "Traceback" not in "".join(bars)
         return error
 
     assert "4 checkpoints (checkpoint-8, checkpoint-6" in refused() and not (tmp_path / "mean").exists()

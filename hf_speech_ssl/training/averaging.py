@@ -147,17 +147,16 @@ def mean_of_weights(folders: Sequence[Path], buffers: set[str]) -> dict[str, tor
         means = {}
         for name in files[0].keys():  # noqa: SIM118 - not a dict
             first = files[0].get_tensor(name)
+            fixed = name in buffers or not first.is_floating_point()
             total = first.double()
             for file, folder in zip(files[1:], folders[1:], strict=True):
                 tensor = file.get_tensor(name)
-                fixed = name in buffers or not first.is_floating_point()
                 if tensor.shape != first.shape or (fixed and not torch.equal(tensor, first)):
                     raise ValueError(
-                        f"{folder} and {folders[0]} are not of one run: {name} differs, {tuple(tensor.shape)} and "
-                        f"{tuple(first.shape)}, which {'never changes in training' if fixed else 'must agree'}."
+                        f"{folder} and {folders[0]} are not of one run: {name} differs, "
+                        + ("which never changes in training." if fixed else f"{tensor.shape} and {first.shape}.")
                     )
                 total += tensor.double()
-            fixed = name in buffers or not first.is_floating_point()
             means[name] = first if fixed else (total / len(files)).to(first.dtype)
         return means
 
