@@ -3,9 +3,10 @@
     python benchmarks/streaming.py [--threads 2] [--repeats 5] [--peer nemotron] [--quick]
 
 Encoder steps run on features made beforehand, look-ahead chunk included: a step computes twice its chunk. The full
-path runs from samples to text through `StreamingBatch`: features, encoder, CTC head, decoding. The left context is
-5.12 s, or all there has been. Steps count once the left context is full. The peer is transformers' Nemotron encoder at
-the same size and left context, which looks ahead within its chunk and so computes each frame once.
+path runs from samples to text through `StreamingBatch`: features, encoder, CTC head, decoding. Both have their linear
+layers packed (`pack_linear_layers`), as `hf-speech-ssl stream` does on a CPU; `plain layers` shows one stream without.
+The left context is 5.12 s, or all there has been. Steps count once the left context is full. The peer is transformers'
+Nemotron encoder at the same size and left context, which looks ahead within its chunk and so computes each frame once.
 """
 
 import statistics
@@ -35,19 +36,21 @@ MINUTES = 5  # of audio for what grows with time
 # --- in the process of one configuration ---
 
 
-def build_model(left_context_chunks: int | None):
+def build_model(left_context_chunks: int | None, packed: bool = True):
     from hf_speech_ssl import ChunkSSLConfig, ChunkSSLForCTC
+    from hf_speech_ssl.packing import pack_linear_layers
 
-    return ChunkSSLForCTC(ChunkSSLConfig(**SIZES, left_context_chunks=left_context_chunks, vocab_size=32)).eval()
+    model = ChunkSSLForCTC(ChunkSSLConfig(**SIZES, left_context_chunks=left_context_chunks, vocab_size=32))
+    return pack_linear_layers(model) if packed else model.eval()
 
 
 class Encoder:
     """Encoder steps of a batch of streams; `run` is a pass over all the audio from a fresh cache."""
 
-    def __init__(self, chunk_ms: int, streams: int, bounded: bool, seconds: float):
+    def __init__(self, chunk_ms: int, streams: int, bounded: bool, seconds: float, packed: bool = True):
         import torch
 
-        self.model = build_model(LEFT_CONTEXT_MS // chunk_ms if bounded else None).encoder
+        self.model = build_model(LEFT_CONTEXT_MS // chunk_ms if bounded else None, packed).encoder
         self.chunk = chunk_ms // 10
         self.skipped = LEFT_CONTEXT_MS // chunk_ms + 1
         self.features = torch.randn(streams, int(seconds * 100) // self.chunk * self.chunk, 80)
@@ -205,6 +208,8 @@ def measure(chunk_ms: int, options) -> dict:
                 **common,
             }
         configurations[f"samples to text, {streams}, 5.12 s"] = {"kind": "full", "streams": streams, **common}
+    plain = {"kind": "encoder", "streams": 1, "bounded": True, "packed": False, **common}
+    configurations["encoder with plain layers, 1, 5.12 s"] = plain
     if options.peer:
         configurations["Nemotron, 1, 5.12 s"] = {"kind": "nemotron", **common}
     turns, facts = take_turns(__file__, configurations, options.threads, options.repeats, f"{chunk_ms} ms")

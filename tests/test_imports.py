@@ -21,7 +21,7 @@ FAMILIES = ("_birq", "_chunkssl")
 SCRIPT_FOLDERS = ("pretraining_scripts", "finetuning_scripts")
 CHECKED_FOLDERS = ("modeling", "hf_speech_ssl", *SCRIPT_FOLDERS, "benchmarks", "tests")
 LAYERS = {"modeling": 0, "data": 1, "evaluation": 1, "decoding": 1}
-LAYERS |= {"training": 2, "streaming": 2, "recognizer": 2, "hub": 2}
+LAYERS |= {"training": 2, "streaming": 2, "recognizer": 2, "packing": 2, "hub": 2}
 TOP_LAYER = 3  # cli, commands and every other file of the package that is not named above
 
 
