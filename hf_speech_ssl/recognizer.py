@@ -5,17 +5,33 @@ Shape letters: B utterances, T frames of logits, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCTC, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCTC,
+    AutoProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.utils import logging
 
 from .data.audio import SAMPLING_RATE
 from .decoding import Decoder, GreedyDecoder, Hypothesis
+
+_TRIAL_SECONDS = (4.0, 2.53)  # of noise, to learn how a model treats padding and how often it speaks
+_RATIO_TOLERANCE = 0.05  # by which 4 s can miss the samples a frame: the first and last windows are cut
+_FEATURE_HOP = 80  # samples: features come every so many, or every second time (5 or 10 ms)
+_TRAINING_ONLY = "masked_spec_embed"  # hides frames in training; many checkpoints of wav2vec 2.0 lack it
 
 
 @dataclass(frozen=True)
@@ -25,13 +41,22 @@ class Recognizer:
     Args:
         model: any `AutoModelForCTC`.
         processor: its processor: a feature extractor for 16 kHz audio and a tokenizer with a pad token, the blank.
+
+    Raises:
+        ValueError: the processor is no such one.
     """
 
     model: PreTrainedModel
     processor: ProcessorMixin
 
     def __post_init__(self) -> None:
-        rate = self.processor.feature_extractor.sampling_rate
+        for part, purpose in (("feature_extractor", "takes no audio"), ("tokenizer", "writes no text")):
+            if getattr(self.processor, part, None) is None:
+                raise ValueError(
+                    f"The {type(self.processor).__name__} of the model has no {part.replace('_', ' ')}, so it "
+                    f"{purpose}; save the processor that it was fine-tuned with beside it."
+                )
+        rate = getattr(self.processor.feature_extractor, "sampling_rate", None)
         if rate != SAMPLING_RATE:
             raise ValueError(f"The model listens at {rate} Hz; models for {SAMPLING_RATE} Hz are needed.")
         if self.tokenizer.pad_token_id is None:
@@ -46,7 +71,7 @@ class Recognizer:
         trust_remote_code: bool = False,
         device: str | torch.device | None = None,
     ) -> Recognizer:
-        """Load from a folder or the Hub.
+        """Load from a folder or the Hub, in float32.
 
         Args:
             revision: branch, tag or commit on the Hub.
@@ -54,14 +79,21 @@ class Recognizer:
             device: a GPU if there is one, by default.
 
         Raises:
-            OSError: there is no such model. ValueError: it has no CTC head, or no processor for 16 kHz audio.
+            OSError: there is no such model. ValueError: it has no CTC head, or no processor for 16 kHz audio; its
+                weights cannot be read; there is no such device.
         """
+        check_folder(name_or_path)
+        device = pick_device(device)
         options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        model = AutoModelForCTC.from_pretrained(name_or_path, **options)
-        processor = AutoProcessor.from_pretrained(name_or_path, **options)
-        if not hasattr(processor, "feature_extractor"):
-            raise ValueError(f"{name_or_path} has no processor with a feature extractor: it takes no audio.")
-        return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor)
+        model = _load_model(name_or_path, **options)
+        try:
+            processor = AutoProcessor.from_pretrained(name_or_path, **options)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{name_or_path} has no processor that can be loaded: save the feature extractor and the tokenizer "
+                f"that it was fine-tuned with beside it. ({error})"
+            ) from error
+        return cls(model.to(device), processor)  # type: ignore[arg-type]  # torch's `to` is decorated
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -69,14 +101,36 @@ class Recognizer:
         return self.processor.tokenizer
 
     @property
-    def seconds_per_frame(self) -> float:
-        """Seconds between two frames of logits."""
-        return float(self.model.config.inputs_to_logits_ratio / SAMPLING_RATE)
-
-    @property
     def works_in_chunks(self) -> bool:
         """Whether the model can hear its input chunk by chunk, as Chunk SSL does."""
         return hasattr(self.model.config, "chunk_frames")
+
+    @cached_property
+    def seconds_per_frame(self) -> float:
+        """Seconds between two frames of logits.
+
+        What the config says where that is true of the model's answer to 4 s; some count feature frames, not samples,
+        and some say nothing.
+        """
+        stated = float(getattr(self.model.config, "inputs_to_logits_ratio", 0))
+        waveform = _noise(_TRIAL_SECONDS[0])
+        measured = len(waveform) / int(self._hear([waveform])[1])
+        if abs(stated / measured - 1) < _RATIO_TOLERANCE:
+            return stated / SAMPLING_RATE
+        return max(1, round(measured / _FEATURE_HOP)) * _FEATURE_HOP / SAMPLING_RATE
+
+    def latency_ms(self, chunk_duration_ms: int) -> tuple[float, float]:
+        """How long sound waits until the model may speak of it, when heard live: (longest, mean), in ms.
+
+        What begins a chunk waits for the end of the chunk and of its look-ahead; what ends it for the look-ahead
+        alone. Computation comes on top.
+
+        Raises:
+            ValueError: as in `log_probs`.
+        """
+        self._chunk_arguments(chunk_duration_ms)
+        ahead = chunk_duration_ms * self.model.config.num_lookahead_chunks
+        return float(chunk_duration_ms + ahead), chunk_duration_ms / 2 + ahead
 
     def greedy(self) -> GreedyDecoder:
         """The decoder that needs nothing but the model's own tokenizer."""
@@ -85,7 +139,7 @@ class Recognizer:
     def log_probs(
         self, waveforms: Sequence[NDArray[np.float32]], chunk_duration_ms: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the model says about some utterances.
+        """What the model says about some utterances: of each what it says of that one alone.
 
         Args:
             waveforms: each (samples,) at 16 kHz.
@@ -97,17 +151,12 @@ class Recognizer:
         Raises:
             ValueError: chunks are asked of a model that has none, or are no whole number of frames.
         """
-        if not self._pads_well and len(waveforms) > 1:
-            return self._join([self.log_probs([waveform], chunk_duration_ms) for waveform in waveforms])
-        inputs = self.processor(
-            list(waveforms), sampling_rate=SAMPLING_RATE, padding=True, return_tensors="pt", return_attention_mask=True
-        )
-        if not self._pads_well:
-            inputs.pop("attention_mask", None)
-        with torch.inference_mode():
-            output = self.model(**inputs.to(self.model.device), **self._chunk_arguments(chunk_duration_ms))
-        log_probs = output.logits.float().log_softmax(-1).cpu()
-        return log_probs, self._lengths(inputs, log_probs)
+        arguments = self._chunk_arguments(chunk_duration_ms)
+        if len(waveforms) == 1 or self._pads_well:
+            return self._hear(waveforms, **arguments)
+        parts = [self._hear([waveform], **arguments) for waveform in waveforms]
+        rows = [log_probs[0] for log_probs, _ in parts]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.cat([lengths for _, lengths in parts])
 
     def recognize(
         self, waveforms: Sequence[NDArray[np.float32]], decoder: Decoder | None = None, chunk_duration_ms: int = 0
@@ -115,11 +164,53 @@ class Recognizer:
         """The best readings of some utterances, the best one first. Arguments and errors as in `log_probs`."""
         return (decoder or self.greedy())(*self.log_probs(waveforms, chunk_duration_ms))
 
-    @property
+    @cached_property
     def _pads_well(self) -> bool:
-        """Whether padding leaves a batch's utterances as they are, and the frames of each are known."""
-        known = hasattr(self.model.config, "frame_stacking") or hasattr(self.model, "_get_feat_extract_output_lengths")
-        return known and bool(getattr(self.processor.feature_extractor, "return_attention_mask", True))
+        """Whether padding leaves a batch's utterances as they are, tried on noise.
+
+        Many models let it leak in, through convolutions or statistics over the batch, and no flag says which do.
+        """
+        waveforms = [_noise(seconds) for seconds in _TRIAL_SECONDS]
+        if "attention_mask" not in self._features(waveforms):
+            return False
+        together, lengths = self._hear(waveforms)
+        for row, length, waveform in zip(together, lengths.tolist(), waveforms, strict=True):
+            alone, (own_length,) = self._hear([waveform])
+            if own_length != length or not torch.allclose(row[:length], alone[0, :length], rtol=1e-3, atol=1e-3):
+                return False
+        return True
+
+    def _hear(self, waveforms: Sequence[NDArray[np.float32]], **arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = self._features(waveforms).to(self.model.device)
+        with torch.inference_mode():
+            output = self.model(**inputs, **arguments)
+        log_probs = output.logits.float().log_softmax(-1).cpu()
+        return log_probs, self._lengths(inputs.get("attention_mask"), log_probs)
+
+    def _features(self, waveforms: Sequence[NDArray[np.float32]]) -> Any:
+        # The extractor itself says whether its models take a mask.
+        return self.processor.feature_extractor(
+            list(waveforms), sampling_rate=SAMPLING_RATE, padding=True, return_tensors="pt"
+        )
+
+    def _lengths(self, mask: torch.Tensor | None, log_probs: torch.Tensor) -> torch.Tensor:
+        frames = torch.full((len(log_probs),), log_probs.shape[1])
+        count = self._count_frames
+        if mask is None or count is None:
+            return frames
+        return torch.as_tensor(count(mask.sum(-1).cpu())).long().clamp(min=0).minimum(frames)
+
+    @property
+    def _count_frames(self) -> Callable[[torch.Tensor], Any] | None:
+        """From inputs that are real to frames of logits, where the model knows."""
+        if (stacking := getattr(self.model.config, "frame_stacking", None)) is not None:
+            return lambda inputs: inputs // stacking
+        for owner in (self.model, getattr(self.model, "encoder", None)):
+            for name in ("_get_feat_extract_output_lengths", "_get_subsampling_output_length"):
+                if hasattr(owner, name):
+                    found: Callable[[torch.Tensor], Any] = getattr(owner, name)
+                    return found
+        return None
 
     def _chunk_arguments(self, chunk_duration_ms: int) -> dict[str, int]:
         if self.works_in_chunks:
@@ -129,16 +220,58 @@ class Recognizer:
             raise ValueError(f"{kind} hears whole utterances, not chunks of {chunk_duration_ms} ms; Chunk SSL does.")
         return {}
 
-    def _lengths(self, inputs: Any, log_probs: torch.Tensor) -> torch.Tensor:
-        if not self._pads_well:
-            return torch.full((len(log_probs),), log_probs.shape[1])
-        inputs_each = inputs["attention_mask"].sum(-1).cpu()
-        if hasattr(self.model.config, "frame_stacking"):
-            return inputs_each // self.model.config.frame_stacking
-        output_lengths: Any = self.model._get_feat_extract_output_lengths  # an attribute that only some models have
-        return torch.as_tensor(output_lengths(inputs_each)).long()
 
-    @staticmethod
-    def _join(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = [log_probs[0] for log_probs, _ in parts]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.cat([lengths for _, lengths in parts])
+def check_folder(name_or_path: str) -> None:
+    """Raise FileNotFoundError for what can only be a folder and is none; the Hub would be asked for it otherwise."""
+    is_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
+    if is_path and not Path(name_or_path).is_dir():
+        raise FileNotFoundError(f"There is no model folder {name_or_path!r} (looked from {Path.cwd()}).")
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device that was asked for; a GPU if there is one, by default.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"There is no device {str(device)!r} here; use cpu, cuda or cuda:1. ({reason})") from error
+
+
+def _load_model(name_or_path: str, **options: Any) -> PreTrainedModel:
+    """The model with a head that was trained; transformers would draw one at random where there is none."""
+    config = AutoConfig.from_pretrained(name_or_path, **options)
+    remote = getattr(config, "auto_map", None) or {}
+    if type(config) not in AutoModelForCTC._model_mapping and "AutoModelForCTC" not in remote:
+        raise ValueError(f"{name_or_path} ({config.model_type}) is no CTC model; Transformers has no CTC head for it.")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its table of weights would stand above the one line that says what to do
+    try:
+        model, info = AutoModelForCTC.from_pretrained(
+            name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **options
+        )
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"The weights of {name_or_path} cannot be loaded; save or download it anew: {error}"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    missing = sorted(key for key in info["missing_keys"] if not key.endswith(_TRAINING_ONLY))
+    if missing:
+        raise ValueError(
+            f"{name_or_path} lacks weights of {type(model).__name__}: {', '.join(missing[:4])}"
+            f"{', ...' if len(missing) > 4 else ''}. An encoder without a CTC head writes no text: fine-tune it first "
+            "(finetuning_scripts/run_ctc.py), or name a model that was."
+        )
+    found: PreTrainedModel = model
+    return found
+
+
+def _noise(seconds: float) -> NDArray[np.float32]:
+    samples = np.random.default_rng(0).standard_normal(round(seconds * SAMPLING_RATE), dtype=np.float32)
+    return 0.1 * samples
