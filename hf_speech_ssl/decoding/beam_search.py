@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase, Wav2Vec2CTCTokenizer
 
-from .greedy import TokenSpan, greedy_ctc, greedy_ctc_spans
+from .greedy import greedy_ctc, greedy_ctc_spans
 from .lexicon import Lexicon, Spelling, read_lexicon, spell_words
 from .ngram import language_model_words
 from .text import Decoder, GreedyDecoder, Hypothesis, TimedText, ctc_text, word_times
@@ -187,34 +186,36 @@ class BeamSearchDecoder:
         log_probs = np.ascontiguousarray(log_probs)
         results = self._search.decode(log_probs.ctypes.data, *log_probs.shape)
         if self._words is None:
-            return _merge(self._free_reading(result, frames) for result in results)[: self.num_best]
+            return self._free_readings(results, frames)
         return [self._word_reading(result, frames) for result in results[: self.num_best]]
 
-    def _free_reading(self, result: Any, frames: int) -> Hypothesis:
-        spans = self._spans(result, frames)
-        words = word_times(spans, self.tokenizer, self.seconds_per_frame)
-        return Hypothesis(ctc_text([span.token_id for span in spans], self.tokenizer), result.score, words)
+    def _free_readings(self, results: list[Any], frames: int) -> list[Hypothesis]:
+        """One reading for each text: token sequences that differ in delimiters can give the same."""
+        blank = self.tokenizer.pad_token_id
+        paths = torch.tensor([_path(result, frames) for result in results])
+        best: dict[str, int] = {}  # by text, the place of its best path, which comes first
+        scores: dict[str, float] = {}
+        for place, ids in enumerate(greedy_ctc(paths, blank_token_id=blank)):
+            text = ctc_text(ids, self.tokenizer)
+            best.setdefault(text, place)
+            scores[text] = float(np.logaddexp(scores.get(text, -math.inf), results[place].score))
+        texts = sorted(scores, key=lambda text: -scores[text])[: self.num_best]
+        kept = greedy_ctc_spans(paths[[best[text] for text in texts]], blank_token_id=blank)
+        times = (word_times(spans, self.tokenizer, self.seconds_per_frame) for spans in kept)
+        return [Hypothesis(text, scores[text], words) for text, words in zip(texts, times, strict=True)]
 
     def _word_reading(self, result: Any, frames: int) -> Hypothesis:
         assert self._words is not None
         words = [self._words.words[index] for index in result.words if index >= 0]
-        times = word_times(self._spans(result, frames), self.tokenizer, self.seconds_per_frame)
+        (spans,) = greedy_ctc_spans(torch.tensor([_path(result, frames)]), blank_token_id=self.tokenizer.pad_token_id)
+        times = word_times(spans, self.tokenizer, self.seconds_per_frame)
         timed = [TimedText(word, time.start, time.end) for word, time in zip(words, times, strict=False)]
         return Hypothesis(self.tokenizer.replace_word_delimiter_char.join(words), result.score, timed)
 
-    def _spans(self, result: Any, frames: int) -> list[TokenSpan]:
-        path = result.tokens[1 : frames + 1]  # the state before the first frame stands first
-        return greedy_ctc_spans(torch.tensor([path]), blank_token_id=self.tokenizer.pad_token_id)[0]
 
-
-def _merge(readings: Iterable[Hypothesis]) -> list[Hypothesis]:
-    """One reading for each text, the best first: token sequences that differ in delimiters can give one text."""
-    by_text: dict[str, Hypothesis] = {}
-    for new in readings:  # the best first: its words stay
-        old = by_text.get(new.text)
-        score = new.score if old is None else float(np.logaddexp(old.score, new.score))
-        by_text[new.text] = Hypothesis(new.text, score, new.words if old is None else old.words)
-    return sorted(by_text.values(), key=lambda reading: -reading.score)
+def _path(result: Any, frames: int) -> list[int]:
+    """The token of every frame; the state before the first frame stands first."""
+    return list(result.tokens[1 : frames + 1])
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ SENTENCE_START, SENTENCE_END, UNKNOWN_WORD = "<s>", "</s>", "<unk>"
 MIN_ORDER, MAX_ORDER = 2, 6  # what KenLM reads
 
 _KENLM_MAGIC = b"mmap lm http://kheafield.com/code"
+_ARPA_SPACE = re.compile("[\t ]+")  # and no other white space: words may hold a no-break space
 _NEVER = -99.0  # ARPA's log10 of zero
 
 NGram = tuple[str, ...]
@@ -153,7 +155,7 @@ def language_model_words(path: str | Path) -> list[str] | None:
 def _unigrams(lines: Iterable[str], path: str) -> Iterator[str]:
     place = "before"
     for number, line in enumerate(lines, start=1):
-        entry = line.strip()
+        entry = line.strip("\t\r\n ")
         if not entry:
             continue
         if place == "before":
@@ -168,7 +170,7 @@ def _unigrams(lines: Iterable[str], path: str) -> Iterator[str]:
         elif place == "unigrams" and entry.startswith("\\"):
             return
         elif place == "unigrams":
-            fields = entry.split()
+            fields = _ARPA_SPACE.split(entry)
             if len(fields) not in (2, 3):
                 raise ValueError(f"{path}, line {number}: needed 'log10 word' or 'log10 word backoff', got {entry!r}.")
             if fields[1].lower() not in (SENTENCE_START, SENTENCE_END, UNKNOWN_WORD):
