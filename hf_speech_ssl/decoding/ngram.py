@@ -8,7 +8,8 @@ as Witten and Bell (1991), interpolated: with h' the history h without its first
 types(h) being the number of different words seen after h; below the unigrams lies the uniform distribution over the
 seen words, `</s>` and `<unk>`. These weights exist for any text. Modified Kneser-Ney takes its discounts from how many
 n-grams occur once, twice, three and four times, and a few sentences, or sentences of a grammar, may have none such.
-For a large corpus of natural text `lmplz` is the better and faster tool; what it writes is read here as well.
+A million words take some seconds and half a gigabyte. For a large corpus of natural text `lmplz` is the better tool;
+what it writes is read here as well.
 """
 
 from __future__ import annotations
