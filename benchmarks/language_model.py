@@ -141,10 +141,11 @@ def main() -> None:
         splits = Splits(options.model or Path(folder, "model"), data)
         results = compare(splits, models, Path(folder, "words.txt"))
     words = results["greedy"]["hits"] + results["greedy"]["substitutions"] + results["greedy"]["deletions"]
+    trained = f"A `birq-tiny` CTC model after {options.steps} updates of 40 s on 3,000 synthetic utterances"
     setting = (
-        f"A `birq-tiny` CTC model after {options.steps} updates of 40 s on 3,000 synthetic utterances; language models"
-        f" from {options.sentences:,} training sentences; tuned on {options.eval_sentences} validation utterances, "
-        f"measured on {options.eval_sentences} test utterances of {words:,.0f} words. Beam of 50."
+        f"{trained if options.model is None else 'A CTC model trained elsewhere'}; language models from "
+        f"{options.sentences:,} training sentences; tuned on {options.eval_sentences} validation utterances, measured "
+        f"on {options.eval_sentences} test utterances of {words:,.0f} words. Beam of 50."
     )
     write_results(options.output_dir, "language_model", where, [setting, table(results)], results)
 
