@@ -104,7 +104,7 @@ def _tune(command: argparse.ArgumentParser) -> None:
     _loading_options(command)
     command.add_argument("--lm_path", required=True, help="n-gram language model: ARPA or KenLM binary")
     command.add_argument("--lexicon_path", help="decode these words only: one per line, or 'word<TAB>s p e l l i n g'")
-    command.add_argument("--beam_size", type=int, default=50, help="hypotheses kept after every frame")
+    command.add_argument("--beam_size", type=int, default=50, help="beam search: hypotheses kept after a frame")
 
 
 def _probe(command: argparse.ArgumentParser) -> None:
@@ -155,11 +155,12 @@ def _dataset_options(command: argparse.ArgumentParser, split: str = "test") -> N
 
 
 def _decoding_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--lm_path", help="n-gram language model: ARPA or KenLM binary; greedy decoding without")
+    """Beam search is used where a language model or a lexicon is given, greedy decoding elsewhere."""
+    command.add_argument("--lm_path", help="n-gram language model: ARPA or KenLM binary")
     command.add_argument("--lexicon_path", help="decode these words only: one per line, or 'word<TAB>s p e l l i n g'")
     command.add_argument("--lm_weight", type=float, default=1.0, help="weight of the language model")
     command.add_argument("--word_bonus", type=float, default=0.0, help="added to the score for every word")
-    command.add_argument("--beam_size", type=int, default=50, help="hypotheses kept after every frame; 1 is greedy")
+    command.add_argument("--beam_size", type=int, default=50, help="beam search: hypotheses kept after a frame")
 
 
 def find(call: str) -> Callable[..., Any]:
