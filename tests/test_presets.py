@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
 
 from hf_speech_ssl import BiRQConfig, BiRQModel, ChunkSSLConfig, FSQConfig
 from hf_speech_ssl.hub.presets import PAPERS, main, preset_card, preset_names
