@@ -12,66 +12,21 @@ import hashlib
 import json
 import os
 import re
+import socket
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from hub_store import Blob, Commit, Repository
+
 DATE = "2026-01-01T00:00:00.000Z"
 TOKEN, READ_TOKEN = "hf_" + "w" * 34, "hf_" + "r" * 34  # of the user `me`: one may write, one may not
 LARGE = (".safetensors", ".parquet", ".wav", ".png")  # kept in LFS, like everything that is not text
 ID = r"(?P<kind>models|datasets)/(?P<id>[^/]+/[^/]+)"
-
-
-@dataclass(frozen=True)
-class Blob:
-    """The content of a file, and whether it is kept in LFS."""
-
-    data: bytes
-    large: bool
-
-    @property
-    def oid(self) -> str:
-        """Git's name of the content, or LFS's."""
-        if self.large:
-            return hashlib.sha256(self.data).hexdigest()
-        return hashlib.sha1(b"blob %d\0" % len(self.data) + self.data).hexdigest()
-
-    def entry(self, path: str) -> dict[str, Any]:
-        """As a line of a listing."""
-        lfs = {"lfs": {"oid": self.oid, "size": len(self.data), "pointerSize": 130}} if self.large else {}
-        return {"type": "file", "oid": self.oid, "size": len(self.data), "path": path, **lfs}
-
-
-@dataclass(frozen=True)
-class Commit:
-    """The files of a moment, by path."""
-
-    files: dict[str, Blob]
-
-    @property
-    def sha(self) -> str:
-        content = json.dumps([(path, blob.oid) for path, blob in sorted(self.files.items())])
-        return hashlib.sha1(content.encode()).hexdigest()
-
-
-@dataclass
-class Repository:
-    """Branches by name, and every commit by its hash."""
-
-    id: str
-    private: bool = False
-    branches: dict[str, Commit] = field(default_factory=dict)
-    commits: dict[str, Commit] = field(default_factory=dict)
-
-    def commit(self, files: dict[str, Blob], branch: str = "main") -> Commit:
-        self.branches[branch] = commit = Commit(files)
-        self.commits[commit.sha] = commit
-        return commit
 
 
 class Refused(Exception):
@@ -171,8 +126,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_any
 
-    def answer(self, content: Any = None, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        """Send JSON, or bytes as they are."""
+    def answer(
+        self, content: Any = None, status: int = 200, headers: dict[str, str] | None = None, breaks: bool = False
+    ) -> None:
+        """Send JSON, or bytes as they are; if it `breaks`, the first of them only."""
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.server.requests.append((self.command, self.path, status))
         self.send_response(status)
@@ -180,13 +137,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data)
+            self.wfile.write(data[: self.server.break_after] if breaks else data)
+        if breaks:
+            self.hang_up()
 
     def hang_up(self) -> None:
         """Leave the client in the middle."""
-        self.server.requests.append((self.command, self.path, 0))
+        self.wfile.flush()
         self.close_connection = True
-        self.connection.shutdown(2)
+        self.connection.shutdown(socket.SHUT_RDWR)
 
     def body_parts(self) -> Iterator[bytes]:
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -284,6 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
             data += part
             self.server.uploaded_bytes += len(part)
             if breaks and len(data) >= self.server.break_after:
+                self.server.requests.append((self.command, self.path, 0))
                 self.hang_up()
                 return
         if hashlib.sha256(data).hexdigest() != oid:
@@ -375,29 +335,14 @@ class _Handler(BaseHTTPRequestHandler):
                 {"error": message}, 404, {**headers, "X-Error-Code": "EntryNotFound", "X-Error-Message": message}
             )
             return
-        blob = commit.files[path]
-        headers["ETag"] = f'"{blob.oid}"'
-        data, status = blob.data, 200
+        data, status = commit.files[path].data, 200
+        headers["ETag"] = f'"{commit.files[path].oid}"'
         if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
-            first, last = int(asked[1]), int(asked[2] or len(data) - 1)
-            headers["Content-Range"], status = f"bytes {first}-{min(last, len(data) - 1)}/{len(data)}", 206
+            first, last = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
+            headers["Content-Range"], status = f"bytes {first}-{last}/{len(data)}", 206
             data = data[first : last + 1]
-        if self.command == "GET" and self.is_to_break("broken_downloads", len(data)):
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(data))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data[: self.server.break_after])
-            self.wfile.flush()
-            self.hang_up()
-        elif self.command == "HEAD":
-            self.server.requests.append((self.command, self.path, 200))
-            self.send_response(200)
-            for name, value in {**headers, "Content-Length": str(len(blob.data))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-        else:
-            self.answer(data, status, headers)
+        breaks = self.command == "GET" and self.is_to_break("broken_downloads", len(data))
+        self.answer(data, status, headers, breaks)
 
     def is_to_break(self, kind: str, size: int) -> bool:
         """Whether this connection is one of those that break; files that are too small to break do not count."""
