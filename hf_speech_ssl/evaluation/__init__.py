@@ -1,6 +1,14 @@
-"""Evaluation: error rates of transcripts, and how much pretraining labels know of phones."""
+"""Evaluation: error rates of transcripts with intervals, and how much pretraining labels know of phones."""
 
-from .error_rates import CharacterErrorRate, ErrorCounts, WordErrorRate, count_character_errors, count_word_errors
+from .bootstrap import Estimate, bootstrap_ratios
+from .error_rates import (
+    CharacterErrorRate,
+    ErrorCounts,
+    WordErrorRate,
+    align_words,
+    count_character_errors,
+    count_word_errors,
+)
 from .label_quality import IGNORED_PHONE_ID, LabelQuality, phone_ids_at_frames
 from .normalization import normalize_text
 
@@ -8,8 +16,11 @@ __all__ = [
     "IGNORED_PHONE_ID",
     "CharacterErrorRate",
     "ErrorCounts",
+    "Estimate",
     "LabelQuality",
     "WordErrorRate",
+    "align_words",
+    "bootstrap_ratios",
     "count_character_errors",
     "count_word_errors",
     "normalize_text",

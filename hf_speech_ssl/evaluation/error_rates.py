@@ -5,6 +5,7 @@ No text is normalised here beyond white space (runs of it count as one space, no
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -44,8 +45,13 @@ class ErrorCounts:
         return self.hits + self.substitutions + self.deletions
 
     @property
+    def errors(self) -> int:
+        """substitutions + deletions + insertions."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
     def rate(self) -> float:
-        """(substitutions + deletions + insertions) / reference_length: a fraction, which can exceed 1.
+        """errors / reference_length: a fraction, which can exceed 1.
 
         Raises:
             ValueError: if the references hold nothing at all: jiwer returns the bare number of insertions there,
@@ -56,7 +62,7 @@ class ErrorCounts:
                 f"An error rate needs references with text, got only empty ones ({self.insertions} insertions): "
                 "check the text column and the normalisation. Single empty references among others are fine."
             )
-        return (self.substitutions + self.deletions + self.insertions) / self.reference_length
+        return self.errors / self.reference_length
 
 
 def count_word_errors(predictions: Sequence[str], references: Sequence[str]) -> ErrorCounts:
@@ -76,6 +82,22 @@ def count_word_errors(predictions: Sequence[str], references: Sequence[str]) -> 
 def count_character_errors(predictions: Sequence[str], references: Sequence[str]) -> ErrorCounts:
     """As `count_word_errors`, over characters; the spaces between words count as characters."""
     return _count_errors(predictions, references, jiwer.process_characters)
+
+
+def align_words(prediction: str, reference: str) -> list[tuple[str | None, str | None]]:
+    """A minimal alignment of the words of one utterance, the one whose edits `count_word_errors` counts.
+
+    Returns:
+        (reference, prediction) pairs in order: equal words are hits, different ones substitutions; `None` in the
+        place of the predicted word is a deletion, in the place of the reference an insertion.
+    """
+    result = jiwer.process_words(" ".join(reference.split()), " ".join(prediction.split()))
+    pairs: list[tuple[str | None, str | None]] = []
+    for part in result.alignments[0]:
+        true = result.references[0][part.ref_start_idx : part.ref_end_idx]
+        heard = result.hypotheses[0][part.hyp_start_idx : part.hyp_end_idx]
+        pairs += itertools.zip_longest(true, heard)  # the shorter one is empty, or they are equally long
+    return pairs
 
 
 def _count_errors(predictions: Sequence[str], references: Sequence[str], align: Callable[..., Any]) -> ErrorCounts:
