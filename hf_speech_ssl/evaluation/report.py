@@ -1,4 +1,4 @@
-"""An evaluation as text for a terminal, which is Markdown too: tables, and utterances aligned with their transcripts."""
+"""An evaluation as text for a terminal, which is Markdown too: tables, and transcripts aligned with what was said."""
 
 import unicodedata
 from collections.abc import Sequence
