@@ -89,7 +89,9 @@ class SampleWindow:
             AudioError: from the stream.
         """
         if begin < self._first:
-            raise ValueError(f"The window only moves forward: sample {begin} is gone, {self._first} is the first left.")
+            raise ValueError(
+                f"The window only moves forward: sample {begin} is gone, {self._first} is the first left."
+            )
         self._forget(begin)
         while not self._ended and self._first + len(self._held) <= end:  # one more, to know whether the stream goes on
             block = next(self._blocks, None)

@@ -1,0 +1,132 @@
+"""Words with times as subtitles that a person can read: SubRip (SRT) and WebVTT."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .text import TimedText
+
+LINE_LENGTH = 42  # characters, what broadcasters allow
+MAX_LINES = 2
+MAX_SECONDS = 7.0  # that a cue stays
+MIN_SECONDS = 1.0  # that a cue stays where the next one leaves it room
+PAUSE_SECONDS = 0.8  # of silence end a cue
+_SENTENCE_END = (".", "?", "!", "。", "？", "！")
+_SENTENCE_BONUS = 0.5  # a break there is as good as a pause longer by so many seconds
+
+
+@dataclass(frozen=True)
+class Cue:
+    """What is on the screen from `start` to `end`, in whole milliseconds."""
+
+    start: int
+    end: int
+    lines: tuple[str, ...]
+
+
+def make_cues(words: Sequence[TimedText]) -> list[Cue]:
+    """Break words into cues of at most two lines of 42 characters and 7 s.
+
+    A cue ends at a pause of 0.8 s. Where it has to end before one, it does at the longest pause, or the end of a
+    sentence, in its second half. A short cue stays for a second if nothing follows in it.
+
+    Args:
+        words: in the order in which they are spoken. White space within a word becomes one space; a word that is
+            longer than a line is divided.
+
+    Returns:
+        Cues that follow each other without an overlap, none of them empty.
+    """
+    words = _readable(words)
+    cues: list[Cue] = []
+    begin = 0
+    while begin < len(words):
+        end = _end_of_cue(words, begin)
+        shown = words[begin:end]
+        # Times that overlap or have no duration would make players drop a cue.
+        start = max(_milliseconds(shown[0].start), cues[-1].end if cues else 0)
+        stays = max(_milliseconds(shown[-1].end), start + 1)
+        least = start + _milliseconds(MIN_SECONDS)
+        if end < len(words):
+            least = min(least, _milliseconds(words[end].start))
+        cues.append(Cue(start, max(stays, least), tuple(_lines(shown))))
+        begin = end
+    return cues
+
+
+def format_srt(cues: Sequence[Cue]) -> str:
+    """A SubRip file. The format knows no escapes: an arrow "-->" in a text is written as "->"."""
+    blocks = []
+    for number, cue in enumerate(cues, start=1):
+        lines = "\n".join(cue.lines).replace("-->", "->")
+        blocks.append(f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{lines}\n")
+    return "\n".join(blocks)
+
+
+def format_vtt(cues: Sequence[Cue]) -> str:
+    """A WebVTT file; "&", "<" and ">" are escaped, as they begin markup there."""
+    blocks = ["WEBVTT\n"]
+    for cue in cues:
+        lines = html.escape("\n".join(cue.lines), quote=False)
+        blocks.append(f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{lines}\n")
+    return "\n".join(blocks)
+
+
+def _readable(words: Sequence[TimedText]) -> list[TimedText]:
+    """The words with something in them, divided where they do not fit into a line, none of them too long to show."""
+    readable = []
+    for word in words:
+        pieces = textwrap.wrap(word.text, LINE_LENGTH, break_on_hyphens=False)
+        step = max(0.0, word.end - word.start) / max(1, len(pieces))
+        for index, piece in enumerate(pieces):
+            start = word.start + index * step
+            readable.append(TimedText(piece, start, start + min(step, MAX_SECONDS)))
+    return readable
+
+
+def _end_of_cue(words: Sequence[TimedText], begin: int) -> int:
+    """The index of the word after the cue that begins with word `begin`."""
+    end = begin + 1
+    while end < len(words) and _pause_before(words, end) < PAUSE_SECONDS:
+        if not _fits(words[begin : end + 1]):
+            middle = begin + (end - begin + 1) // 2
+            return max(range(middle, end + 1), key=lambda place: (_worth(words, place), place))
+        end += 1
+    return end
+
+
+def _pause_before(words: Sequence[TimedText], place: int) -> float:
+    return words[place].start - words[place - 1].end
+
+
+def _worth(words: Sequence[TimedText], place: int) -> float:
+    """How good it is to end a cue before word `place`."""
+    return _pause_before(words, place) + _SENTENCE_BONUS * words[place - 1].text.endswith(_SENTENCE_END)
+
+
+def _fits(words: Sequence[TimedText]) -> bool:
+    return words[-1].end - words[0].start <= MAX_SECONDS and len(_lines(words)) <= MAX_LINES
+
+
+def _lines(words: Sequence[TimedText]) -> list[str]:
+    """As few lines as possible, of about equal length."""
+    text = " ".join(word.text for word in words)
+    needed = len(textwrap.wrap(text, LINE_LENGTH, break_on_hyphens=False))
+    narrowest = max(max(len(word) for word in text.split()), len(text) // needed)
+    return next(
+        lines
+        for width in range(narrowest, LINE_LENGTH + 1)
+        if len(lines := textwrap.wrap(text, width, break_on_hyphens=False)) == needed
+    )
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1000))
+
+
+def _clock(milliseconds: int, separator: str) -> str:
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{separator}{rest:03d}"

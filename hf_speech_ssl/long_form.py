@@ -1,0 +1,270 @@
+"""Audio files of any number and length through any CTC model: short ones in batches, long ones in bounded memory.
+
+Shape letters: T frames of logits, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .data.audio import SAMPLING_RATE, AudioError, AudioSource, audio_name
+from .data.audio_stream import SampleWindow, stream_audio
+from .data.planning import plan_steps
+from .decoding import Decoder, Hypothesis
+from .decoding.piecewise import decode_pieces
+from .modeling.chunking import ConformerCache
+from .modeling.configuration_conformer import HOP_LENGTH
+from .modeling.feature_extraction_speech_ssl import FRAME_LENGTH, num_frames
+from .recognizer import Recognizer
+
+_POOL_SECONDS = 600.0  # of short audio, sorted by length together
+_ODD_FRAMES = 2  # that models may have more or fewer at the edges than their stride says
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was understood in a file.
+
+    Attributes:
+        name: the file, as errors call it.
+        seconds: its duration.
+        readings: the best one first, at least one; a long recording has one.
+    """
+
+    name: str
+    seconds: float
+    readings: list[Hypothesis]
+
+
+@dataclass(frozen=True)
+class LongFormRecognizer:
+    """Transcribes audio files one after the other, whatever their number and length.
+
+    Files of up to `window_seconds` are heard whole. Longer ones are heard
+
+    - in windows of `window_seconds`, of which the first and last `context_seconds` only lend context: the frames in
+      between are put together, and are those of the whole file where the model looks no further than the context. A
+      feature extractor that normalises each utterance (wav2vec 2.0; not ours) normalises each window.
+    - with `chunk_duration_ms` chunk by chunk, each one remembering those before it. This is the pass over the whole
+      file, but that a model with unlimited left context remembers the last `past_seconds` only.
+
+    Args:
+        recognizer: the model.
+        decoder: greedy by default.
+        chunk_duration_ms: Chunk SSL: duration of a chunk; 0 hears whole utterances or windows.
+        batch_seconds: bound on the padded length of a batch of files or windows; one is the least.
+        window_seconds, context_seconds, past_seconds: as above.
+        progress: called with seconds of audio that are done.
+
+    Raises:
+        ValueError: batch_seconds is not positive, or the contexts leave nothing of a window.
+    """
+
+    recognizer: Recognizer
+    decoder: Decoder | None = None
+    chunk_duration_ms: int = 0
+    batch_seconds: float = 60.0
+    window_seconds: float = 30.0
+    context_seconds: float = 5.0
+    past_seconds: float = 60.0
+    progress: Callable[[float], object] = field(default=lambda seconds: None)
+
+    def __post_init__(self) -> None:
+        if not self.batch_seconds > 0:
+            raise ValueError(f"batch_seconds must be positive, got {self.batch_seconds}.")
+        if not 0 <= 2 * self.context_seconds < self.window_seconds:
+            raise ValueError(
+                f"A window of {self.window_seconds} s must be longer than its contexts on both sides, "
+                f"{self.context_seconds} s each."
+            )
+
+    def transcribe(self, sources: Iterable[AudioSource]) -> Iterator[Transcript | AudioError]:
+        """Transcribe files.
+
+        Args:
+            sources: what [`stream_audio`] reads.
+
+        Yields:
+            For each source, in their order, its transcript or why there is none.
+        """
+        pool: list[_Short | AudioError] = []
+        seconds = 0.0
+        for source in sources:
+            opened = self._open(source)
+            if isinstance(opened, _Long):
+                yield from self._transcribe_short(pool)
+                pool, seconds = [], 0.0
+                yield self._transcribe_long(opened)
+                continue
+            pool.append(opened)
+            seconds += opened.seconds if isinstance(opened, _Short) else 0.0
+            if seconds >= _POOL_SECONDS:
+                yield from self._transcribe_short(pool)
+                pool, seconds = [], 0.0
+        yield from self._transcribe_short(pool)
+
+    def log_probs(self, samples: SampleWindow) -> Iterator[torch.Tensor]:
+        """Log-probabilities of a recording, float32 (T, V) each, one after the other.
+
+        Args:
+            samples: of the recording, at 16 kHz.
+
+        Raises:
+            ValueError: the model's frames do not come at the stride that it claims.
+        """
+        return self._chunked(samples) if self.chunk_duration_ms else self._windowed(samples)
+
+    def _windowed(self, samples: SampleWindow) -> Iterator[torch.Tensor]:
+        size = round(self.window_seconds / self.recognizer.seconds_per_frame)
+        together = max(1, int(self.batch_seconds / self.window_seconds))
+        batch: list[_Window] = []
+        for window in self._windows(samples, size):
+            batch.append(window)
+            if len(batch) == together:
+                yield from self._kept_frames(batch, size)
+                batch = []
+        if batch:
+            yield from self._kept_frames(batch, size)
+
+    def _windows(self, samples: SampleWindow, size: int) -> Iterator[_Window]:
+        """Windows of `size` frames that begin where a frame of the whole begins."""
+        stride = round(self.recognizer.seconds_per_frame * SAMPLING_RATE)  # samples
+        context = round(self.context_seconds / self.recognizer.seconds_per_frame)
+        kept = 0  # frames so far
+        while True:
+            begin = max(0, kept - context)
+            waveform = samples.between(begin * stride, (begin + size) * stride)
+            if samples.ends_before((begin + size) * stride):
+                yield _Window(waveform, kept - begin, None)
+                return
+            yield _Window(waveform, kept - begin, size - context)
+            kept = begin + size - context
+
+    def _kept_frames(self, batch: list[_Window], size: int) -> Iterator[torch.Tensor]:
+        log_probs, lengths = self.recognizer.log_probs([window.waveform for window in batch])
+        for window, row, length in zip(batch, log_probs, lengths.tolist(), strict=True):
+            if window.end is not None and abs(length - size) > _ODD_FRAMES:
+                raise ValueError(
+                    f"The model made {length} frames of a window of {size} times its stride, "
+                    f"config.inputs_to_logits_ratio: windows of it cannot be put together. Cut the audio into files "
+                    f"of at most {self.window_seconds:g} s."
+                )
+            yield row[:length][window.begin : window.end]
+
+    @torch.inference_mode()
+    def _chunked(self, samples: SampleWindow) -> Iterator[torch.Tensor]:
+        model, extractor = self.recognizer.model, self.recognizer.processor.feature_extractor
+        config = model.config
+        chunk = config.chunk_frames(self.chunk_duration_ms)
+        past = round(self.past_seconds * config.frame_rate)
+        cache = ConformerCache(past if config.left_context_chunks is None else config.left_context_chunks * chunk)
+        size = chunk * config.frame_stacking  # feature frames
+        heard = size * (1 + config.num_lookahead_chunks)
+        begin = 0
+        while True:
+            waveform = samples.between(begin * HOP_LENGTH, (begin + heard - 1) * HOP_LENGTH + FRAME_LENGTH)
+            if num_frames(len(waveform)) < config.frame_stacking:
+                return
+            features, _ = extractor.extract(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
+            features = features.to(model.device)
+            ahead = features[:, size:]
+            lookahead = {"lookahead_features": ahead} if ahead.shape[1] >= config.frame_stacking else {}
+            output = model(features[:, :size], past_key_values=cache, use_cache=True, **lookahead)
+            yield output.logits[0].float().log_softmax(-1).cpu()
+            begin += size
+
+    def _open(self, source: AudioSource) -> _Short | _Long | AudioError:
+        """Read the beginning of a file, and all of it if that is its end."""
+        stride = round(self.recognizer.seconds_per_frame * SAMPLING_RATE)
+        least = stride + FRAME_LENGTH - HOP_LENGTH  # samples in the first frame
+        blocks = _Counted(stream_audio(source, min_samples=least))
+        samples = SampleWindow(blocks)
+        end = round(self.window_seconds * SAMPLING_RATE)
+        try:
+            waveform = samples.between(0, end)
+        except AudioError as error:
+            return error
+        if samples.ends_before(end):
+            return _Short(audio_name(source), waveform)
+        self.progress(blocks.seconds)
+        blocks.progress = self.progress
+        return _Long(audio_name(source), samples, blocks)
+
+    def _transcribe_long(self, recording: _Long) -> Transcript | AudioError:
+        recognizer = self.recognizer
+        try:
+            readings = decode_pieces(
+                self.log_probs(recording.samples),
+                self.decoder or recognizer.greedy(),
+                recognizer.tokenizer,
+                recognizer.seconds_per_frame,
+            )
+        except AudioError as error:
+            return error
+        return Transcript(recording.name, recording.blocks.seconds, readings)
+
+    def _transcribe_short(self, pool: list[_Short | AudioError]) -> Iterator[Transcript | AudioError]:
+        """Transcribe files in batches of similar length."""
+        decoder = self.decoder or self.recognizer.greedy()
+        results: dict[int, Transcript | AudioError] = {
+            i: one for i, one in enumerate(pool) if isinstance(one, AudioError)
+        }
+        whole = [(i, one) for i, one in enumerate(pool) if isinstance(one, _Short)]
+        for (batch,) in plan_steps([one.seconds for _, one in whole], batch_seconds=self.batch_seconds):
+            waveforms = [whole[row][1].waveform for row in batch]
+            log_probs, lengths = self.recognizer.log_probs(waveforms, self.chunk_duration_ms)
+            for row, readings in zip(batch, decoder(log_probs, lengths), strict=True):
+                place, one = whole[row]
+                results[place] = Transcript(one.name, one.seconds, readings or [Hypothesis("", 0.0, [])])
+                self.progress(one.seconds)
+        yield from (results[place] for place in range(len(pool)))
+
+
+@dataclass(frozen=True)
+class _Short:
+    """A file that is heard whole."""
+
+    name: str
+    waveform: NDArray[np.float32]
+
+    @property
+    def seconds(self) -> float:
+        return len(self.waveform) / SAMPLING_RATE
+
+
+class _Counted:
+    """Blocks of samples that report how much has been read."""
+
+    def __init__(self, blocks: Iterator[NDArray[np.float32]]):
+        self._blocks = blocks
+        self.seconds = 0.0
+        self.progress: Callable[[float], object] = lambda seconds: None
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        for block in self._blocks:
+            self.seconds += len(block) / SAMPLING_RATE
+            self.progress(len(block) / SAMPLING_RATE)
+            yield block
+
+
+@dataclass(frozen=True)
+class _Long:
+    """A file of which the beginning has been read."""
+
+    name: str
+    samples: SampleWindow
+    blocks: _Counted
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Samples of which the frames [begin, end) are kept; all from `begin` on where `end` is `None`."""
+
+    waveform: NDArray[np.float32]
+    begin: int
+    end: int | None
