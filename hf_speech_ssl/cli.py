@@ -39,12 +39,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _transcribe(command: argparse.ArgumentParser) -> None:
-    command.add_argument("sources", nargs="+", metavar="FILE", help="audio files, folders of them or globs")
+    command.add_argument(
+        "sources", nargs="+", metavar="FILE", help="audio files, folders of them with all sub-folders, or globs"
+    )
     command.add_argument("--model_name_or_path", required=True, help="folder or Hub id of any CTC model")
     _loading_options(command)
     _batch_option(command)
-    command.add_argument("--format", choices=("text", "json", "srt", "vtt"), default="text", help="what is written")
-    command.add_argument("--output_dir", help="write NAME.txt (.json, .srt, .vtt) there, not to standard output")
+    command.add_argument(
+        "--format", choices=("text", "json", "srt", "vtt"), default="text", help="what is written; json has word times"
+    )
+    command.add_argument(
+        "--output_dir",
+        help="write NAME.txt (.json, .srt, .vtt) there, over older ones, in the sub-folders of a folder's files; "
+        "standard output by default",
+    )
     command.add_argument("--chunk_duration_ms", type=int, default=0, help="Chunk SSL: hear in chunks; 0 hears whole")
     _decoding_options(command)
 
