@@ -1,0 +1,42 @@
+"""What a CTC model makes of one recording: the text, and when it wrote which word and which character."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import Wav2Vec2CTCTokenizer
+
+from ..decoding import TimedText, character_times, greedy_ctc_spans
+from ..recognizer import Recognizer
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """One recording, understood.
+
+    Attributes:
+        text: the transcript.
+        words, characters: the same with times, without the spaces; empty where the tokenizer does not say where words
+            end.
+    """
+
+    text: str
+    words: list[TimedText]
+    characters: list[TimedText]
+
+
+def hear(recognizer: Recognizer, waveform: NDArray[np.float32], chunk_duration_ms: int = 0) -> Hearing:
+    """Transcribe a recording, (samples,) at 16 kHz, whole or in chunks.
+
+    Raises:
+        ValueError: the recording is shorter than a frame of the model, or the model does not hear such chunks.
+    """
+    log_probs, lengths = recognizer.log_probs([waveform], chunk_duration_ms)
+    best = recognizer.greedy()(log_probs, lengths)[0][0]
+    tokenizer = recognizer.tokenizer
+    if not isinstance(tokenizer, Wav2Vec2CTCTokenizer):
+        return Hearing(best.text, best.words or [], [])
+    assert tokenizer.pad_token_id is not None  # the recognizer has seen to it
+    spans = greedy_ctc_spans(log_probs, lengths, tokenizer.pad_token_id)[0]
+    characters = character_times(spans, tokenizer, recognizer.seconds_per_frame)
+    return Hearing(best.text, best.words or [], [one for one in characters if one.text.strip()])

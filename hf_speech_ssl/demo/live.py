@@ -1,0 +1,169 @@
+"""Live transcripts of many visitors at once: blocks of samples come in, numbered, and the text so far goes out."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.audio import AudioError, load_audio
+from ..packing import can_pack, pack_linear_layers
+from ..recognizer import Recognizer
+from ..streaming import StreamingText, StreamingTranscriber
+
+MAX_SECONDS = 300.0  # of one recording
+MAX_RECORDINGS = 16  # at once
+KEPT_SECONDS = 15.0  # of each recording's beginning, for its picture
+IDLE_SECONDS = 120.0  # without a block until a recording counts as left
+
+
+class Refused(ValueError):
+    """A message that the page cannot use; its text is for the visitor."""
+
+
+@dataclass
+class _Recording:
+    """One visitor's recording, from the first block to its picture."""
+
+    transcriber: StreamingTranscriber | None  # None once it has ended
+    text: StreamingText = field(default_factory=lambda: StreamingText("", ""))
+    blocks: int = 0  # that have come, used or left out
+    seconds: float = 0.0
+    rate: float = 0.0  # Hz
+    kept: list[NDArray[np.int16]] = field(default_factory=list)
+    last_heard: float = field(default_factory=time.monotonic)
+    lock: Lock = field(default_factory=Lock)
+
+
+class LiveTranscripts:
+    """Transcribes what browsers send, each recording by itself.
+
+    A browser names its recording by a random id that nobody else knows, and numbers its blocks: a block that comes
+    twice, because its answer was lost on the way, is heard once.
+
+    Args:
+        recognizer: of a Chunk SSL model.
+        chunk_duration_ms: duration of a chunk.
+
+    Raises:
+        ValueError: the model cannot hear in chunks, or not in such ones.
+    """
+
+    def __init__(self, recognizer: Recognizer, chunk_duration_ms: int = 320):
+        self.recognizer, self.chunk_duration_ms = recognizer, chunk_duration_ms
+        self._transcriber()  # raises now what it would raise for the first visitor
+        if can_pack(recognizer.model):
+            pack_linear_layers(recognizer.model)
+        self._recordings: dict[str, _Recording] = {}
+        self._lock = Lock()
+
+    def hear(self, message: Any) -> dict[str, Any]:
+        """One block of a recording.
+
+        Args:
+            message: `recording`, its id; `number`, from 0 on; `rate`, in Hz; `samples`, 16-bit little-endian mono
+                in base64; `last`, whether the recording ends here.
+
+        Returns:
+            `final`, the words that stay, and `tentative`, what may still change; `seconds` heard; `ended`, whether
+            that was all; `problem`, words for the visitor where the block was left out. Where the recording cannot
+            go on, only the last two. Nothing is raised.
+        """
+        try:
+            name, number, rate, block, last = _read(message)
+            recording = self._find(name, number)
+            with recording.lock:
+                problem = self._take(recording, number, rate, block, last)
+                return _answer(recording, problem)
+        except Refused as error:
+            return {"ended": True, "problem": str(error)}
+
+    def samples(self, name: str) -> NDArray[np.float32] | None:
+        """The beginning of a recording that has ended, (samples,) at 16 kHz, handed out once; `None` if there is no
+        such recording or nothing to see in it."""
+        with self._lock:
+            recording = self._recordings.pop(name, None)
+        if recording is None or not recording.kept:
+            return None
+        try:
+            return load_audio({"array": np.concatenate(recording.kept), "sampling_rate": recording.rate}, name="it")
+        except AudioError:  # silence, or a click on the button and another
+            return None
+
+    def _transcriber(self) -> StreamingTranscriber:
+        return StreamingTranscriber(self.recognizer.model, self.recognizer.processor, self.chunk_duration_ms)
+
+    def _find(self, name: str, number: int) -> _Recording:
+        """The recording of that name, a new one at block 0."""
+        now = time.monotonic()
+        with self._lock:
+            left = [key for key, one in self._recordings.items() if now - one.last_heard > IDLE_SECONDS]
+            for key in left:
+                del self._recordings[key]
+            recording = self._recordings.get(name)
+            if recording is None:
+                if number:
+                    raise Refused("The recording was interrupted for too long. Please start again.")
+                running = sum(one.transcriber is not None for one in self._recordings.values())
+                if running >= MAX_RECORDINGS:
+                    raise Refused(
+                        f"{running} people are speaking to this page just now. Please try again in a minute."
+                    )
+                recording = self._recordings[name] = _Recording(self._transcriber())
+            recording.last_heard = now
+            return recording
+
+    @staticmethod
+    def _take(recording: _Recording, number: int, rate: float, block: NDArray[np.int16], last: bool) -> str:
+        """Hear a block unless it was heard before; returns what the visitor should know, if anything."""
+        transcriber, problem = recording.transcriber, ""
+        if number < recording.blocks or transcriber is None:
+            return ""
+        if number > recording.blocks:
+            raise Refused("A part of the recording was lost on the way. Please start again.")
+        recording.blocks += 1
+        try:
+            recording.text = transcriber.accept(block, rate)
+        except AudioError as error:
+            problem = f"{len(block) / rate:.1f} s were left out: {error.detail}"
+        else:
+            if recording.seconds < KEPT_SECONDS and len(block):
+                recording.rate = rate
+                recording.kept.append(block)
+            recording.seconds += len(block) / rate
+        if recording.seconds > MAX_SECONDS and not last:
+            last, problem = True, f"Recordings end after {MAX_SECONDS / 60:g} minutes here."
+        if last:
+            text = transcriber.finish()
+            recording.text, recording.transcriber = StreamingText(text, text), None
+        return problem
+
+
+def _read(message: Any) -> tuple[str, int, float, NDArray[np.int16], bool]:
+    """A message's parts; what comes over the network may be anything."""
+    try:
+        name, number, rate = str(message["recording"]), int(message["number"]), float(message["rate"])
+        data = base64.b64decode(message["samples"], validate=True)
+        block = np.frombuffer(data, dtype="<i2")
+    except (TypeError, KeyError, ValueError, OverflowError, binascii.Error) as error:
+        raise Refused(f"The browser sent no audio that can be read ({error}).") from error
+    if not (0 < len(name) <= 64 and number >= 0 and 1000 <= rate <= 768_000):
+        raise Refused(f"The browser sent a block numbered {number} at {rate:g} Hz, which cannot be.")
+    return name, number, rate, block, bool(message.get("last"))
+
+
+def _answer(recording: _Recording, problem: str) -> dict[str, Any]:
+    text = recording.text
+    return {
+        "final": text.final,
+        "tentative": text.text[len(text.final) :],  # with the space between the two
+        "seconds": recording.seconds,
+        "ended": recording.transcriber is None,
+        "problem": problem,
+    }

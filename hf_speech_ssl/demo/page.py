@@ -1,0 +1,242 @@
+"""The page: a recording to upload or to make, the live microphone where a model hears in chunks, and pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.audio import SAMPLING_RATE, AudioError, load_audio
+from .hearing import Hearing, hear
+from .live import LiveTranscripts
+from .masked_prediction import MaskedPrediction
+from .models import DemoModel
+from .pictures import draw_masked_prediction, draw_recording
+from .recorder import CSS as RECORDER_CSS
+from .recorder import HTML as RECORDER_HTML
+from .recorder import JAVASCRIPT as RECORDER_JAVASCRIPT
+
+MAX_SECONDS = 120.0  # of an uploaded recording
+KEEP_SECONDS = 3600  # uploaded files are deleted after that
+WARNING_SECONDS = 20.0  # that a message stays
+SYSTEM_FONTS = tuple(gr.themes.Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "sans-serif"))
+MONO_FONTS = tuple(gr.themes.Font(name) for name in ("ui-monospace", "Consolas", "monospace"))
+CSS = """
+.gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
+.picture .image-container, .picture .image-frame { overflow-x: auto; }
+.picture img { min-width: 760px; background: white; }
+.said textarea { font-size: 1.35rem !important; line-height: 1.5 !important; }
+footer { display: none !important; }
+"""
+Waveform = NDArray[np.float32]
+
+
+def theme() -> gr.themes.Base:
+    """Colours, and fonts that every system has: nothing is fetched from elsewhere."""
+    return gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=SYSTEM_FONTS, font_mono=MONO_FONTS)
+
+
+def build_page(model: DemoModel, chunk_duration_ms: int = 320) -> gr.Blocks:
+    """The page for a model.
+
+    Raises:
+        ValueError: a Chunk SSL model has no such chunks.
+    """
+    live = None
+    if model.recognizer is not None and model.recognizer.works_in_chunks:
+        live = LiveTranscripts(model.recognizer, chunk_duration_ms)
+    with gr.Blocks(title=f"Speak to {model.name}", analytics_enabled=False, delete_cache=(600, KEEP_SECONDS)) as page:
+        gr.Markdown(introduction(model, chunk_duration_ms))
+        if live is None:
+            _recording_part(model, chunk_duration_ms)
+        else:
+            with gr.Tabs():
+                with gr.Tab("Live"):
+                    _live_part(model, live, chunk_duration_ms)
+                with gr.Tab("Recording"):
+                    _recording_part(model, chunk_duration_ms)
+    page.queue(default_concurrency_limit=1, api_open=False)
+    return page
+
+
+def introduction(model: DemoModel, chunk_duration_ms: int) -> str:
+    """What the model is and what to do here, in Markdown."""
+    recognizer = model.recognizer
+    if recognizer is None:
+        words = (
+            "A pretrained encoder: it writes no text before it is fine-tuned. Give it a recording to see what its "
+            "pretraining asks: which frames are hidden, and which labels the model has to name there."
+        )
+    elif recognizer.works_in_chunks:
+        longest, _ = recognizer.latency_ms(chunk_duration_ms)
+        words = (
+            f"Speech recognition while you speak, in chunks of {chunk_duration_ms} ms: a word is written at most "
+            f"{longest:g} ms after it was spoken, plus the time to compute. Or of a whole recording."
+        )
+    else:
+        words = "Speech recognition of recordings: speak or choose a file, and the text comes when you stop."
+    return f"# {model.name}\n\n{words}"
+
+
+def _live_part(model: DemoModel, live: LiveTranscripts, chunk_duration_ms: int) -> None:
+    """Recorder, and pictures of what was said once it has stopped."""
+    recognizer = model.recognizer
+    assert recognizer is not None  # only a recognizer is live
+    recorder = gr.HTML(
+        html_template=RECORDER_HTML,
+        css_template=RECORDER_CSS,
+        js_on_load=RECORDER_JAVASCRIPT,
+        server_functions=[live.hear],
+        elem_id="recorder",
+    )
+    gr.Markdown("Underlined words may still change. Nothing that you say is kept.")
+    pictures = _Pictures(model, f"in chunks of {chunk_duration_ms} ms, as live")
+
+    def show(event: gr.EventData) -> list[Any]:
+        waveform = live.samples(str(event.recording))
+        if waveform is None:
+            return pictures.nothing()
+        try:
+            return pictures.show(waveform, hear(recognizer, waveform, chunk_duration_ms))
+        except ValueError:  # shorter than a frame: there is nothing to see
+            return pictures.nothing()
+
+    recorder.submit(show, None, pictures.outputs, api_visibility="private", show_progress="hidden")
+    recorder.clear(pictures.nothing, None, pictures.outputs, api_visibility="private", show_progress="hidden")
+
+
+def _recording_part(model: DemoModel, chunk_duration_ms: int) -> None:
+    """A file or the microphone, the transcript, and the pictures."""
+    recognizer = model.recognizer
+    audio = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Speak, or drop a file", buttons=[])
+    if importlib.util.find_spec("espeakng_loader"):
+        example = gr.Button("Take an example, spoken by espeak-ng", size="sm", variant="secondary")
+        example.click(_example, None, audio, api_visibility="private", show_progress="hidden")
+    inputs: list[Any] = [audio]
+    outputs: list[Any] = []
+    if recognizer is not None:
+        choices = [("the whole recording", 0), (f"chunks of {chunk_duration_ms} ms, as live", chunk_duration_ms)]
+        inputs.append(
+            gr.Radio(choices, value=0, label="The model hears", visible=recognizer.works_in_chunks, elem_id="hears")
+        )
+        outputs.append(
+            gr.Textbox(label="Transcript", lines=2, interactive=False, buttons=["copy"], elem_classes="said")
+        )
+    pictures = _Pictures(model)
+
+    def listen(path: str | None, chunks: int = 0) -> list[Any]:
+        nothing = ["", *pictures.nothing()] if recognizer is not None else pictures.nothing()
+        if path is None:
+            return nothing
+        try:
+            waveform = load_audio(path, name=Path(path).name, max_seconds=MAX_SECONDS)
+            hearing = None if recognizer is None else hear(recognizer, waveform, chunks)
+            shown = pictures.show(waveform, hearing)
+        except (OSError, ValueError) as error:
+            gr.Warning(in_words(error), title="This recording cannot be used", duration=WARNING_SECONDS)
+            return nothing
+        return shown if hearing is None else [hearing.text or "(no words were heard)", *shown]
+
+    outputs += pictures.outputs
+    events = [one.change for one in inputs]
+    gr.on(
+        events, listen, inputs, outputs, api_visibility="private", show_progress="minimal", trigger_mode="always_last"
+    )
+
+
+def in_words(error: Exception) -> str:
+    """An error as a visitor should read it."""
+    if isinstance(error, AudioError) and error.reason == "too long":
+        return f"{error.detail} hf-speech-ssl transcribe takes recordings of any length."
+    return error.detail if isinstance(error, AudioError) else str(error)
+
+
+def _example() -> tuple[int, Waveform]:
+    """A sentence that synthetic models have not been trained on."""
+    from ..data.utterances import Recipe, utterance
+
+    row = utterance(Recipe("test", "small", seed=0, noise_snr_db=None, reverberation=False), random.randrange(10_000))
+    return SAMPLING_RATE, load_audio(row["audio"])
+
+
+class _Pictures:
+    """The pictures of a recording, hidden until there is one.
+
+    Args:
+        model: for its task.
+        how: in which way the model heard the recording, if that needs saying.
+    """
+
+    def __init__(self, model: DemoModel, how: str = ""):
+        self.model, self.how = model, how
+        style: dict[str, Any] = {"format": "png", "show_label": False, "elem_classes": "picture", "interactive": False}
+        style["buttons"] = ["download", "fullscreen"]
+        self.waveform = gr.State(None, time_to_live=KEEP_SECONDS)
+        with gr.Column(visible=False) as self.column:
+            gr.Markdown("### The recording")
+            self.recording = gr.Image(alt_text="Waveform and spectrogram with words at their times", **style)
+            gr.Markdown(_recording_caption(model, how))
+            if model.task is not None:
+                gr.Markdown("### What pretraining would ask of it")
+                self.masked = gr.Image(alt_text="Spectrogram with the hidden frames covered, and labels", **style)
+                self.caption = gr.Markdown()
+                again = gr.Button("Hide other frames", size="sm")
+                drawn = [self.masked, self.caption]
+                again.click(self._draw_again, self.waveform, drawn, api_visibility="private", show_progress="hidden")
+        self.outputs: list[Any] = [self.column, self.waveform, self.recording]
+        if model.task is not None:
+            self.outputs += [self.masked, self.caption]
+
+    def nothing(self) -> list[Any]:
+        """Values of the outputs that hide the pictures."""
+        return [gr.Column(visible=False), *[None] * (len(self.outputs) - 1)]
+
+    def show(self, waveform: Waveform, hearing: Hearing | None) -> list[Any]:
+        """Values of the outputs for a recording."""
+        values = [gr.Column(visible=True), waveform, draw_recording(waveform, hearing)]
+        return values if self.model.task is None else values + self._task(waveform, seed=0)
+
+    def _task(self, waveform: Waveform, seed: int) -> list[Any]:
+        assert self.model.task is not None  # there is no place for its picture otherwise
+        task = self.model.task(waveform, seed)
+        return [draw_masked_prediction(waveform, task), task_caption(task)]
+
+    def _draw_again(self, waveform: Waveform | None) -> list[Any]:
+        if waveform is None:
+            gr.Warning("The recording has been deleted meanwhile; make it again.", title="Too late")
+            return [gr.skip(), gr.skip()]
+        return self._task(waveform, random.randrange(2**31))
+
+
+def _recording_caption(model: DemoModel, how: str) -> str:
+    if model.recognizer is None:
+        return "Amplitude and log-mel spectrogram, which is what the model hears."
+    heard = f" (heard {how})" if how else ""
+    return f"Amplitude, and the log-mel spectrogram with each word where the model begins to write it{heard}."
+
+
+def task_caption(task: MaskedPrediction) -> str:
+    """What the picture of a task shows, in words."""
+    sentences = []
+    frame_ms = f"{1000 * task.seconds_per_frame:g} ms"
+    if task.hidden is not None and task.chunk_seconds:
+        sentences.append(f"The recording in chunks of {1000 * task.chunk_seconds:g} ms (dashed).")
+    if task.hidden is not None:
+        sentences.append(
+            f"Covered: the {task.hidden.mean():.0%} of the frames of {frame_ms} that this draw hides from the model, "
+            "by the masking of its pretraining."
+        )
+    for row in task.rows:
+        different = f"{len(set(row.labels.tolist()))} different ones in {len(row.labels)} frames"
+        kind = "one column per label" if row.levels is not None else "equal colours are equal labels"
+        sentences.append(f"{row.name[0].upper()}{row.name[1:]} labels: {kind}, {different}.")
+    if task.rows and task.hidden is not None:
+        sentences.append("Bright labels are the ones to name.")
+    if task.why_no_labels:
+        sentences.append(f"No labels are shown: {task.why_no_labels}.")
+    return " ".join(sentences)
