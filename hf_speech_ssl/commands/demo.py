@@ -41,24 +41,14 @@ def demo(
         return
     _check_address(host, port)
     from ..demo.models import load_demo_model
-    from ..demo.page import CSS, build_page, theme
+    from ..demo.page import LAUNCH, build_page
 
     page = build_page(load_demo_model(model_name_or_path, revision, trust_remote_code, device), chunk_duration_ms)
     shown_host = "localhost" if host in ("0.0.0.0", "::") else host
     print(f"Open http://{shown_host}:{port} (Ctrl-C ends it).", flush=True)
     if host not in MICROPHONE_HOSTS:
         print("Browsers elsewhere give the microphone to pages at https:// only; uploads work anyhow.", flush=True)
-    page.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        quiet=True,
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        theme=theme(),
-        css=CSS,
-    )
+    page.launch(server_name=host, server_port=port, **LAUNCH)
 
 
 def _check_gradio() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import gradio as gr
 import numpy as np
@@ -33,12 +33,17 @@ CSS = """
 .said textarea { font-size: 1.35rem !important; line-height: 1.5 !important; }
 footer { display: none !important; }
 """
-Waveform = NDArray[np.float32]
-
-
-def theme() -> gr.themes.Base:
-    """Colours, and fonts that every system has: nothing is fetched from elsewhere."""
-    return gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=SYSTEM_FONTS, font_mono=MONO_FONTS)
+# How the page is opened: fonts that every system has, and nothing fetched from or told to anybody else.
+LAUNCH: dict[str, Any] = {
+    "share": False,
+    "quiet": True,
+    "footer_links": [],
+    "run_history": False,
+    "ssr_mode": False,
+    "theme": gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=SYSTEM_FONTS, font_mono=MONO_FONTS),
+    "css": CSS,
+}
+Waveform: TypeAlias = NDArray[np.float32]
 
 
 def build_page(model: DemoModel, chunk_duration_ms: int = 320) -> gr.Blocks:

@@ -1,0 +1,382 @@
+"""The page to speak into, without a browser: pictures, the task of pretraining, live transcripts, the Space folder."""
+
+import base64
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import speech_like, tiny_birq, tiny_chunkssl
+
+pytest.importorskip("gradio")
+
+from hf_speech_ssl import BiRQForCTC, BiRQForPreTraining, ChunkSSLForCTC, ChunkSSLForPreTraining, cli
+from hf_speech_ssl.decoding import TimedText, build_ctc_processor
+from hf_speech_ssl.demo import live as live_module
+from hf_speech_ssl.demo.hearing import Hearing, hear
+from hf_speech_ssl.demo.live import LiveTranscripts
+from hf_speech_ssl.demo.masked_prediction import LabelRows, MaskedPrediction, PretrainingTask
+from hf_speech_ssl.demo.models import load_demo_model
+from hf_speech_ssl.demo.page import build_page, task_caption
+from hf_speech_ssl.demo.pictures import DOTS_PER_INCH, WIDTH_INCHES, draw_masked_prediction, draw_recording
+from hf_speech_ssl.encoders import ConformerEncoder
+from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
+from hf_speech_ssl.modeling.masking import draw_span_mask
+from hf_speech_ssl.recognizer import Recognizer
+from hf_speech_ssl.streaming import StreamingTranscriber
+
+CHUNK_MS = 80
+WIDTH = WIDTH_INCHES * DOTS_PER_INCH
+
+
+def extractor() -> SpeechSSLFeatureExtractor:
+    return SpeechSSLFeatureExtractor(mean=[10.0] * 80, variance=[9.0] * 80)
+
+
+def chunkssl_ctc() -> Recognizer:
+    """A random model that babbles in words."""
+    torch.manual_seed(1)
+    processor = build_ctc_processor(["ab c"], extractor())
+    config = tiny_chunkssl(vocab_size=len(processor.tokenizer), frame_stacking=2, initializer_range=0.5)
+    return Recognizer(ChunkSSLForCTC(config), processor)
+
+
+def birq_ctc() -> Recognizer:
+    torch.manual_seed(1)
+    processor = build_ctc_processor(["ab c"], extractor())
+    return Recognizer(BiRQForCTC(tiny_birq(vocab_size=len(processor.tokenizer), initializer_range=0.5)), processor)
+
+
+def save(recognizer: Recognizer, folder: Path) -> Path:
+    recognizer.model.save_pretrained(folder)
+    recognizer.processor.save_pretrained(folder)
+    return folder
+
+
+# Pictures
+
+
+def test_a_recording_s_picture_has_its_words_and_characters():
+    waveform = speech_like(2.0)
+    words = [TimedText("hello", 0.3, 0.7), TimedText("there", 0.9, 1.4)]
+    letters = [TimedText("h", 0.3, 0.34), TimedText("t", 0.9, 0.94)]
+    bare = draw_recording(waveform)
+    full = draw_recording(waveform, Hearing("hello there", words, letters))
+    for picture in (bare, full):
+        assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+        assert picture.shape[1] == WIDTH
+    assert full.shape[0] > bare.shape[0]  # a row of words and one of characters more
+    assert len(np.unique(bare.reshape(-1, 3), axis=0)) > 100  # a spectrogram, not a blank
+
+
+def test_only_the_hidden_frames_are_covered():
+    waveform = speech_like(2.0)
+    labels = [LabelRows("anchor", np.arange(100) % 7)]
+    pictures = []
+    for hidden in (np.zeros(100, dtype=bool), np.arange(100) < 50):
+        pictures.append(draw_masked_prediction(waveform, MaskedPrediction(hidden, 0.02, 0.0, labels)).astype(int))
+    changed = np.flatnonzero(np.abs(pictures[0] - pictures[1]).sum((0, 2)))
+    left, right = changed.min() / WIDTH, changed.max() / WIDTH
+    assert 0.05 < left < 0.15 and 0.45 < right < 0.55  # the first half of the time axis
+
+
+def test_long_recordings_say_what_is_drawn():
+    short, long = draw_recording(speech_like(15.0)), draw_recording(speech_like(20.0))
+    assert short.shape == long.shape and (short != long).any()
+
+
+# The task of pretraining
+
+
+def test_birq_s_mask_is_its_own_and_its_ctc_model_knows_the_anchor_labels():
+    waveform = speech_like(3.0)
+    config = tiny_birq(enhanced_loss_weight=0.1)
+    model = BiRQForPreTraining(config).eval()
+    task = PretrainingTask(config, extractor(), ConformerEncoder(model.encoder, extractor(), model))(waveform, seed=5)
+    torch.manual_seed(5)
+    expected = draw_span_mask(torch.ones(1, len(task.hidden), dtype=torch.bool), 0.1, 5)[0]
+    assert 0 < task.hidden.mean() < 1 and task.hidden.tolist() == expected.tolist()
+    assert [row.name for row in task.rows] == ["anchor", "enhanced (block 2)"]
+    of_ctc = PretrainingTask(tiny_birq(), extractor())(waveform, seed=5)
+    assert (of_ctc.rows[0].labels == task.rows[0].labels).all() and len(of_ctc.rows) == 1
+    assert "equal colours are equal labels" in task_caption(task)
+
+
+def test_the_generator_of_others_is_left_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    PretrainingTask(tiny_birq(), extractor())(speech_like(1.0), seed=5)
+    assert (torch.rand(2) == expected).all()
+
+
+def test_chunk_ssl_hides_half_of_every_chunk_but_the_first():
+    config = tiny_chunkssl(frame_stacking=2)  # chunks of 8 frames of 20 ms
+    model = ChunkSSLForPreTraining(config).eval()
+    encoder = ConformerEncoder(model.encoder, extractor(), model)
+    task = PretrainingTask(config, extractor(), encoder)(speech_like(3.0))
+    chunks = task.hidden[: len(task.hidden) // 8 * 8].reshape(-1, 8).sum(1)
+    assert task.chunk_seconds == pytest.approx(0.16)
+    assert chunks[0] == 0 and (chunks[1:] == 4).all()
+    (row,) = task.rows
+    assert row.levels.shape == (2, len(task.hidden)) and 0 <= row.levels.min() <= row.levels.max() <= 1
+    digits = row.levels.T * (np.array(config.fsq_levels) - 1)
+    assert (np.round(digits) @ [1, config.fsq_levels[0]] == row.labels).all()
+    of_ctc = PretrainingTask(config, extractor())(speech_like(3.0))
+    assert of_ctc.rows == [] and "pretraining checkpoint" in task_caption(of_ctc)
+
+
+def test_less_than_a_frame_is_refused_in_words():
+    with pytest.raises(ValueError, match="less than one frame"):
+        PretrainingTask(tiny_birq(), extractor())(speech_like(0.026))
+
+
+# Live transcripts
+
+
+def message(recording: str, number: int, block: np.ndarray, last: bool = False, rate: int = 16_000) -> dict:
+    samples = base64.b64encode(block.astype("<i2").tobytes()).decode()
+    # Over the network everything passes through JSON.
+    return json.loads(
+        json.dumps({"recording": recording, "number": number, "rate": rate, "samples": samples, "last": last})
+    )
+
+
+def pcm(seconds: float, seed: int = 0) -> np.ndarray:
+    loud = (
+        speech_like(seconds, seed)
+        * 6
+        * np.repeat([0.05, 1.0, 0.3, 1.5], round(seconds * 4_000))[: round(seconds * 16_000)]
+    )
+    return (loud * 20_000).clip(-32_768, 32_767).astype(np.int16)
+
+
+def expected_text(recognizer: Recognizer, samples: np.ndarray) -> str:
+    transcriber = StreamingTranscriber(recognizer.model, recognizer.processor, CHUNK_MS)
+    transcriber.accept(samples)
+    return transcriber.finish()
+
+
+def test_visitors_hear_their_own_words_and_nobody_else_s():
+    recognizer = chunkssl_ctc()
+    live = LiveTranscripts(recognizer, CHUNK_MS)
+    signals = {name: pcm(2.0, seed) for seed, name in enumerate(("ann", "bob", "eve"))}
+    parts = {name: np.array_split(signal, 7 + seed) for seed, (name, signal) in enumerate(signals.items())}
+    texts, before = {}, dict.fromkeys(signals, "")
+    for number in range(9):
+        for name, blocks in parts.items():
+            if number < len(blocks):
+                answer = live.hear(message(name, number, blocks[number], last=number == len(blocks) - 1))
+                assert answer["problem"] == "" and answer["final"].startswith(before[name])
+                before[name] = answer["final"]
+                texts[name] = answer["final"] + answer["tentative"]
+    expected = {name: expected_text(recognizer, signal) for name, signal in signals.items()}
+    assert texts == expected and len(set(expected.values())) == 3 and all(" " in text for text in texts.values())
+    kept = live.samples("bob")
+    assert np.allclose(kept, signals["bob"] / 32_768) and live.samples("bob") is None
+    assert hear(recognizer, kept, CHUNK_MS).text == texts["bob"]
+
+
+def test_a_block_that_comes_twice_is_heard_once_and_a_lost_one_is_told():
+    recognizer = chunkssl_ctc()
+    live, signal = LiveTranscripts(recognizer, CHUNK_MS), pcm(2.0)
+    first, second = signal[:20_000], signal[20_000:]
+    live.hear(message("ann", 0, first))
+    assert live.hear(message("ann", 0, first))["seconds"] == 1.25
+    live.hear(message("ann", 1, second, last=True))
+    answer = live.hear(message("ann", 1, second, last=True))
+    assert answer["ended"] and answer["final"] == expected_text(recognizer, signal)
+    live.hear(message("bob", 0, first))
+    lost = live.hear(message("bob", 2, second))
+    assert lost["ended"] and "lost" in lost["problem"]
+
+
+def test_a_refused_block_is_told_and_the_recording_goes_on():
+    recognizer = chunkssl_ctc()
+    live, signal = LiveTranscripts(recognizer, CHUNK_MS), pcm(2.0)
+    live.hear(message("ann", 0, signal[:20_000]))
+    answer = live.hear(message("ann", 1, signal[:8000], rate=8000))
+    assert "1.0 s were left out" in answer["problem"] and not answer["ended"]
+    answer = live.hear(message("ann", 2, signal[20_000:], last=True))
+    assert answer["final"] == expected_text(recognizer, signal) and answer["problem"] == ""
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        [],
+        "hello",
+        {},
+        {"samples": "AAAA!"},
+        {"samples": base64.b64encode(b"abc").decode()},
+        {"samples": 3},
+        {"number": -1},
+        {"number": "x"},
+        {"rate": 0},
+        {"rate": float("inf")},
+        {"recording": ""},
+        {"recording": "x" * 100},
+    ],
+    ids=str,
+)
+def test_what_is_no_audio_gets_an_answer_in_words(wrong):
+    live = LiveTranscripts(chunkssl_ctc(), CHUNK_MS)
+    good = message("ann", 0, pcm(0.5))
+    sent = {**good, **wrong} if isinstance(wrong, dict) and wrong else wrong
+    answer = live.hear(sent)
+    assert answer["ended"] and answer["problem"].startswith("The browser sent")
+    assert live.hear(good)["problem"] == ""
+
+
+def test_recordings_are_bounded_in_length_and_number(monkeypatch):
+    monkeypatch.setattr(live_module, "MAX_SECONDS", 1.0)
+    monkeypatch.setattr(live_module, "MAX_RECORDINGS", 2)
+    live = LiveTranscripts(chunkssl_ctc(), CHUNK_MS)
+    answer = live.hear(message("ann", 0, pcm(1.2)))
+    assert answer["ended"] and "Recordings end" in answer["problem"]
+    for name in ("bob", "eve"):
+        assert not live.hear(message(name, 0, pcm(0.5)))["ended"]
+    assert "2 people are speaking" in live.hear(message("dan", 0, pcm(0.5)))["problem"]
+    monkeypatch.setattr(live_module, "IDLE_SECONDS", -1.0)  # all have left
+    assert live.hear(message("dan", 0, pcm(0.5)))["problem"] == ""
+
+
+def test_silence_and_nothing_end_without_words_or_picture():
+    live = LiveTranscripts(chunkssl_ctc(), CHUNK_MS)
+    assert live.hear(message("ann", 0, np.zeros(0), last=True))["final"] == ""
+    live.hear(message("bob", 0, np.zeros(100), last=True))
+    assert live.samples("ann") is None and live.samples("bob") is None and live.samples("nobody") is None
+
+
+# The page and the command
+
+
+def titles(page) -> list[str]:
+    return [block["props"].get("label") for block in page.config["components"] if block["type"] == "tabitem"]
+
+
+def test_the_page_has_what_the_model_can_do(tmp_path):
+    assert titles(build_page(load_demo_model(str(save(chunkssl_ctc(), tmp_path / "chunkssl"))), CHUNK_MS)) == [
+        "Live",
+        "Recording",
+    ]
+    assert titles(build_page(load_demo_model(str(save(birq_ctc(), tmp_path / "birq"))))) == []
+    BiRQForPreTraining(tiny_birq()).save_pretrained(tmp_path / "pretrained")
+    extractor().save_pretrained(tmp_path / "pretrained")
+    model = load_demo_model(str(tmp_path / "pretrained"))
+    assert model.recognizer is None and model.name == "pretrained"
+    page = build_page(model)
+    text = json.dumps(page.config, default=str)
+    assert "writes no text" in text and "Transcript" not in text
+
+
+def call_listen(page, *inputs):
+    (function,) = [one for one in page.fns.values() if one.name == "listen"]
+    return function.fn(*inputs)
+
+
+def test_an_uploaded_recording_becomes_text_and_pictures(tmp_path):
+    import soundfile
+
+    soundfile.write(tmp_path / "said.wav", np.stack([pcm(2.0)] * 2, axis=1), 16_000)  # stereo
+    recognizer = chunkssl_ctc()
+    page = build_page(load_demo_model(str(save(recognizer, tmp_path / "model"))), CHUNK_MS)
+    in_chunks = call_listen(page, str(tmp_path / "said.wav"), CHUNK_MS)
+    whole = call_listen(page, str(tmp_path / "said.wav"), 0)
+    assert in_chunks[0] == expected_text(recognizer, pcm(2.0)) != whole[0]
+    _, column, waveform, recording, masked, caption = whole
+    assert column.visible and len(waveform) == 32_000 and recording.shape[1] == masked.shape[1] == WIDTH
+    assert "Chunks" in caption or "chunks" in caption
+    assert call_listen(page, None, 0)[0] == "" and not call_listen(page, None, 0)[1].visible
+
+
+def test_a_recording_that_cannot_be_used_is_told(tmp_path, monkeypatch):
+    import gradio
+
+    told = []
+    monkeypatch.setattr(gradio, "Warning", lambda words, **_: told.append(words))
+    page = build_page(load_demo_model(str(save(birq_ctc(), tmp_path / "model"))))
+    (tmp_path / "notes.wav").write_text("shopping list")
+    assert call_listen(page, str(tmp_path / "notes.wav"), 0)[0] == ""
+    assert "convert it to wav or flac" in told[0] and str(tmp_path) not in told[0]
+
+
+def run_cli(capsys, *flags: str) -> str:
+    """The one line that a failing command prints."""
+    assert cli.main(["demo", *flags]) == 1
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    return error
+
+
+def test_the_command_tells_what_is_wrong_in_one_line(tmp_path, capsys, monkeypatch):
+    folder = str(save(chunkssl_ctc(), tmp_path / "model"))
+    capsys.readouterr()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert f"port {port}" in run_cli(capsys, folder, "--port", port)
+    assert "no model folder" in run_cli(capsys, str(tmp_path / "nowhere"), "--port", port)
+    assert "whole number of encoder frames" in run_cli(capsys, folder, "--port", port, "--chunk_duration_ms", "33")
+    assert "no port 70000" in run_cli(capsys, folder, "--port", "70000")
+    assert "nowhere.invalid" in run_cli(capsys, folder, "--host", "nowhere.invalid")
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert "pip install 'hf-speech-ssl[demo]'" in run_cli(capsys, folder)
+
+
+# The Space
+
+
+def hub_cache(root: Path, name: str, folder: Path) -> Path:
+    """A cache of the Hub that holds a model already."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    place = root / ("models--" + name.replace("/", "--"))
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(commit)
+    (place / "snapshots").mkdir()
+    folder.rename(place / "snapshots" / commit)
+    return root
+
+
+RUN_APP = """
+import runpy, sys
+sys.path.insert(0, "")
+import gradio, hf_speech_ssl, hf_speech_ssl.commands.demo as command
+command._check_address = lambda host, port: None
+gradio.Blocks.launch = lambda page, **options: print(page.title, options["server_name"], options["server_port"])
+runpy.run_path("app.py", run_name="__main__")
+print(hf_speech_ssl.__file__)
+"""
+
+
+def test_a_space_s_app_opens_the_page(tmp_path, capsys):
+    space = tmp_path / "space"
+    (space / ".git").mkdir(parents=True)  # a clone
+    for _ in range(2):  # written again over itself
+        assert cli.main(["demo", "user/tiny", "--space_dir", str(space), "--chunk_duration_ms", str(CHUNK_MS)]) == 0
+    cache = hub_cache(tmp_path / "hub", "user/tiny", save(chunkssl_ctc(), tmp_path / "model"))
+    environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    done = subprocess.run([sys.executable, "-c", RUN_APP], cwd=space, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Speak to user/tiny 0.0.0.0 7860" in done.stdout
+    assert str(space) in done.stdout.splitlines()[-1]  # the Space's own copy
+    card = (space / "README.md").read_text()
+    assert card.startswith("---\ntitle: tiny\n") and "sdk: gradio" in card and "app_file: app.py" in card
+    needed = (space / "requirements.txt").read_text()
+    assert "torch>=" in needed and "extra ==" not in needed
+
+
+def test_a_space_needs_a_model_of_the_hub_and_a_folder_of_its_own(tmp_path, capsys):
+    folder = save(chunkssl_ctc(), tmp_path / "model")
+    capsys.readouterr()
+    assert "push it first" in run_cli(capsys, str(folder), "--space_dir", str(tmp_path / "space"))
+    assert "user/a b" in run_cli(capsys, "user/a b", "--space_dir", str(tmp_path / "space"))
+    assert not (tmp_path / "space").exists()
+    assert "is no part of the Space" in run_cli(capsys, "user/tiny", "--space_dir", str(folder))

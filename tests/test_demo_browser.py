@@ -1,0 +1,145 @@
+"""The page in headless Chromium: a fake microphone that plays a WAV file, and an upload."""
+
+import shutil
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+gradio = pytest.importorskip("gradio")
+playwright = pytest.importorskip("playwright.sync_api")
+
+from test_demo import CHUNK_MS, chunkssl_ctc, pcm, save  # noqa: E402
+
+from hf_speech_ssl.demo import page as page_module  # noqa: E402
+from hf_speech_ssl.demo.live import LiveTranscripts  # noqa: E402
+from hf_speech_ssl.demo.models import load_demo_model  # noqa: E402
+from hf_speech_ssl.streaming import StreamingTranscriber  # noqa: E402
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = """
+    --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+    --disable-component-update --disable-sync --use-fake-device-for-media-stream --use-fake-ui-for-media-stream
+""".split()
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium"),
+]
+SECONDS, RATE = 4.0, 48_000
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory) -> Path:
+    """What the fake microphone plays: half a second of silence, then babble."""
+    file = tmp_path_factory.mktemp("said") / "said.wav"
+    samples = np.concatenate([np.zeros(8000, dtype=np.int16), pcm(SECONDS)])
+    soundfile.write(file, np.repeat(samples, RATE // 16_000), RATE, subtype="PCM_16")
+    return file
+
+
+@pytest.fixture(scope="module")
+def heard() -> list[dict]:
+    """The messages that reached the server."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory, heard):
+    folder = save(chunkssl_ctc(), tmp_path_factory.mktemp("model") / "tiny")
+    hear = LiveTranscripts.hear
+
+    def listen(self, message):
+        heard.append(message)
+        return hear(self, message)
+
+    listen.__name__ = "hear"
+    with pytest.MonkeyPatch.context() as patch, socket.socket() as free:
+        patch.setattr(LiveTranscripts, "hear", listen)
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        page = page_module.build_page(load_demo_model(str(folder)), CHUNK_MS)
+        page.launch(prevent_thread_lock=True, server_port=port, **page_module.LAUNCH)
+        yield f"http://127.0.0.1:{port}"
+        page.close()
+
+
+@pytest.fixture
+def tab(address, said):
+    """The page in a fresh browser; its requests to other places fail the test."""
+    elsewhere = []
+    with playwright.sync_playwright() as driver:
+        microphone = f"--use-file-for-fake-audio-capture={said}%noloop"
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, microphone])
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context.on(
+            "request",
+            lambda one: None if one.url.startswith((address, "data:", "blob:")) else elsewhere.append(one.url),
+        )
+        tab = context.new_page()
+        tab.goto(address)
+        yield tab
+        browser.close()
+    assert elsewhere == []
+
+
+def samples_of(messages: list[dict]) -> np.ndarray:
+    import base64
+
+    return np.concatenate([np.frombuffer(base64.b64decode(one["samples"]), dtype="<i2") for one in messages])
+
+
+def test_live_text_grows_and_is_that_of_all_that_was_said(tab, heard, said):
+    heard.clear()
+    tab.get_by_role("button", name="Start speaking").click()
+    transcript = tab.locator("#recorder .transcript")
+    tab.wait_for_function("() => document.querySelector('#recorder .final').textContent.length > 3", timeout=20_000)
+    early = transcript.locator(".final").inner_text()
+    tab.wait_for_timeout(1000 * SECONDS)
+    tab.get_by_role("button", name="Stop").click()
+    tab.get_by_role("button", name="Start speaking").wait_for()
+    text = transcript.locator(".final").inner_text().strip()
+    assert text.startswith(early.strip()) and len(text) > len(early)
+
+    assert [one["number"] for one in heard] == list(range(len(heard))) and heard[-1]["last"]
+    samples, rate = samples_of(heard), heard[0]["rate"]
+    recognizer = chunkssl_ctc()
+    transcriber = StreamingTranscriber(recognizer.model, recognizer.processor, CHUNK_MS)
+    transcriber.accept(samples, rate)
+    assert text == transcriber.finish()
+
+    # Nothing of the file is missing: where it fits best, it fits all along.
+    played, _ = soundfile.read(said, dtype="float32")
+    played = played[RATE // 2 :]
+    assert rate == RATE and len(samples) > len(played)
+    size = len(samples) + len(played)
+    match = np.fft.irfft(np.fft.rfft(samples / 32_768, size) * np.conj(np.fft.rfft(played, size)), size)
+    start = int(match[: len(samples) - len(played) + 1].argmax())
+    for piece in np.array_split(np.arange(len(played)), 8):
+        assert np.corrcoef(samples[start + piece], played[piece])[0, 1] > 0.9
+    tab.locator(".picture img").first.wait_for(timeout=20_000)
+
+
+def test_an_upload_is_transcribed_and_drawn(tab, said):
+    tab.get_by_role("tab", name="Recording").click()
+    tab.locator("input[type=file]").set_input_files(said)
+    text = tab.locator(".said textarea:visible")
+    tab.wait_for_function("() => [...document.querySelectorAll('.said textarea')].some(one => one.value.length > 3)")
+    assert " " in text.input_value()
+    pictures = tab.locator(".picture img:visible")
+    pictures.nth(1).wait_for(timeout=20_000)
+    assert pictures.count() == 2
+    before = pictures.nth(1).get_attribute("src")
+    tab.get_by_role("button", name="Hide other frames").locator("visible=true").click()
+    tab.wait_for_function(
+        "before => [...document.querySelectorAll('.picture img')].every(one => one.src !== before)", arg=before
+    )
+
+
+def test_a_file_that_is_no_audio_is_refused_in_words(tab, tmp_path):
+    (tmp_path / "notes.wav").write_text("shopping list")
+    tab.get_by_role("tab", name="Recording").click()
+    tab.locator("input[type=file]").set_input_files(tmp_path / "notes.wav")
+    tab.get_by_text("convert it to wav or flac").wait_for(timeout=20_000)
