@@ -9,13 +9,14 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForPreTraining, PreTrainedModel
+from transformers.utils import logging
 
 from .data.audio import SAMPLING_RATE
 from .modeling.configuration_conformer import HOP_LENGTH
@@ -25,8 +26,11 @@ from .modeling.modeling_chunkssl import ChunkSSLForPreTraining
 from .modeling.modeling_conformer import ConformerModel, normalise_over_frames
 from .modeling.modeling_fsq import FSQModel
 from .modeling.quantization import RandomProjectionQuantizer
+from .recognizer import check_folder, pick_device
 
 _ROWS_PER_BLOCK = 512  # of scores against a whole codebook, held at once
+
+_TRAINING_ONLY = "masked_spec_embed"  # hides frames in training; many checkpoints of wav2vec 2.0 lack it
 
 
 @dataclass(frozen=True)
@@ -251,11 +255,10 @@ def load_encoder(
 
     Raises:
         OSError: there is no such model, or it has no feature extractor.
-        ValueError: it is no speech encoder for 16 kHz audio.
+        ValueError: it is no speech encoder for 16 kHz audio, or its weights are not all there; no such device.
     """
-    is_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
-    if is_path and not Path(name_or_path).expanduser().is_dir():
-        raise FileNotFoundError(f"There is no model folder {name_or_path!r} (looked from {Path.cwd()}).")
+    check_folder(name_or_path)
+    device = pick_device(device)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = AutoConfig.from_pretrained(name_or_path, **options)
     if config.is_encoder_decoder:
@@ -266,13 +269,32 @@ def load_encoder(
         raise ValueError(f"{name_or_path} listens at {rate} Hz; a speech encoder for {SAMPLING_RATE} Hz is needed.")
     with_labels = config.model_type in ("birq", "chunkssl") and _is_for_pretraining(config)
     auto: Any = AutoModelForPreTraining if with_labels else AutoModel
-    model = auto.from_pretrained(name_or_path, dtype=torch.float32, **options)
-    model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    model = _load_weights(auto, name_or_path, config=config, **options).to(device).eval()
     if isinstance(model, FSQModel):
         return Tokenizer(None, extractor, model)
     if with_labels:
         return ConformerEncoder(model.encoder, extractor, model)
     return (ConformerEncoder if isinstance(model, ConformerModel) else OtherEncoder)(model, extractor)
+
+
+def _load_weights(auto: Any, name_or_path: str, **options: Any) -> Any:
+    """A model whose weights were all in the checkpoint; transformers would draw the others at random."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the weights of a head that is not asked for are no news
+    try:
+        model, info = auto.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True, **options)
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"The weights of {name_or_path} cannot be loaded; save or download it anew: {error}"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if missing := sorted(key for key in info["missing_keys"] if not key.endswith(_TRAINING_ONLY)):
+        raise ValueError(
+            f"{name_or_path} lacks {len(missing)} of the weights of {type(model).__name__}, such as {missing[0]}: a "
+            "probe would measure random numbers in their place. Name a checkpoint of this very model."
+        )
+    return model
 
 
 def _is_for_pretraining(config: Any) -> bool:

@@ -9,14 +9,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..encoders import SpeechEncoder, load_encoder
-from ..evaluation.linear_probe import LinearProbes, share_with_error
+from ..evaluation.bootstrap import bootstrap_ratios
+from ..evaluation.linear_probe import LinearProbes
+from ..evaluation.probe_report import as_text, remarks
 from ..modeling.quantization import perplexity
 from ..probing import PhoneReader, Scores, TrainingFrames, collect_training_frames, number_phones, score
 
-# A layer is called collapsed where its frames fill fewer directions than these, or all point the same way while
-# training lost it half of the directions that it had.
-_FEW_DIRECTIONS = 2.0
-_SAME_WAY = 0.95
+NUM_RESAMPLES = 1000  # of the intervals
 
 
 def probe(
@@ -58,8 +57,8 @@ def probe(
 
     Returns:
         The report: "model", "dataset", "data" (frames, utterances, phones), "codes", "layers" (an entry each),
-        "labels" (an entry for each kind) and "remarks". Accuracies are shares; "..._error" is half of a 95 %
-        confidence interval over utterances.
+        "labels" (an entry for each kind) and "remarks". Accuracies are shares; "..._interval" holds the ends of a 95 %
+        bootstrap interval over the test utterances.
 
     Raises:
         OSError, ValueError: no such model, data set, split or column; no phones; too few frames.
@@ -79,7 +78,7 @@ def probe(
     report = asked | measure(encoder, train, test, phone_ids, num_epochs, seed)
     print(as_text(report))
     if output_file is not None:
-        Path(output_file).write_text(json.dumps(report, indent=2) + "\n")
+        Path(output_file).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return report
 
 
@@ -88,8 +87,10 @@ def _check(split_name: str, test_split_name: str, num_epochs: int, output_file: 
         raise ValueError(f"Probes cannot be measured on the split they are fitted on, {split_name!r}; name another.")
     if num_epochs < 1:
         raise ValueError(f"num_epochs must be at least 1, got {num_epochs}.")
-    if output_file is not None and not Path(output_file).absolute().parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(Path(output_file).parent)!r} to write the report to.")
+    if output_file is not None and Path(output_file).is_dir():
+        raise IsADirectoryError(f"output_file {output_file!r} is a folder; name a file in it.")
+    if output_file is not None:  # found out now, not after everything was heard
+        Path(output_file).parent.mkdir(parents=True, exist_ok=True)
 
 
 def measure(
@@ -107,7 +108,7 @@ def measure(
         return {"data": data, "codes": "", "layers": [], "labels": _labels(encoder, scores, seed), "remarks": []}
     pretrained, training = _probe_one(encoder, train, test, phone_ids, num_epochs, seed)
     random, _ = _probe_one(encoder.with_random_weights(seed), train, test, phone_ids, num_epochs, seed)
-    layers = _layers(encoder, pretrained, random)
+    layers = _layers(encoder, pretrained, random, seed)
     counts = training.targets.bincount(minlength=len(phone_ids)).numpy()
     frames = np.array(pretrained.frames)
     data = {
@@ -121,7 +122,7 @@ def measure(
     }
     labels = _labels(encoder, pretrained, seed)
     report = {"data": data, "codes": encoder.codes_are, "layers": layers, "labels": labels}
-    return report | {"remarks": _remarks(layers, data, bool(labels))}
+    return report | {"remarks": remarks(layers, data, bool(labels))}
 
 
 def _probe_one(
@@ -158,22 +159,22 @@ def _describe_data(scores: Scores, test: PhoneReader) -> dict[str, Any]:
     }
 
 
-def _layers(encoder: SpeechEncoder, pretrained: Scores, random: Scores) -> list[dict[str, Any]]:
-    frames = np.array(pretrained.frames).sum(-1)
-    hits, random_hits = np.array(pretrained.hits), np.array(random.hits)
+def _layers(encoder: SpeechEncoder, pretrained: Scores, random: Scores, seed: int) -> list[dict[str, Any]]:
+    hits, random_hits = np.array(pretrained.hits), np.array(random.hits)  # (utterances, layers)
+    numerators = np.concatenate([hits, hits - random_hits], axis=1)
+    frames = np.broadcast_to(np.array(pretrained.frames).sum(-1)[:, None], numerators.shape)
+    estimates = bootstrap_ratios(numerators, frames, num_resamples=NUM_RESAMPLES, seed=seed)
     layers = []
-    for index in range(hits.shape[1]):
-        accuracy, error = share_with_error(hits[:, index], frames)
-        gain, gain_error = share_with_error(hits[:, index] - random_hits[:, index], frames)
+    for index, (accuracy, gain) in enumerate(zip(estimates[: hits.shape[1]], estimates[hits.shape[1] :], strict=True)):
         layers.append(
             {
                 "layer": index,
                 "what": encoder.input_name if index == 0 else f"block {index}",
-                "accuracy": accuracy,
-                "accuracy_error": error,
-                "random_accuracy": float(random_hits[:, index].sum() / frames.sum()),
-                "gain": gain,
-                "gain_error": gain_error,
+                "accuracy": accuracy.value,
+                "accuracy_interval": [accuracy.low, accuracy.high],
+                "random_accuracy": accuracy.value - gain.value,
+                "gain": gain.value,
+                "gain_interval": [gain.low, gain.high],
                 **_describe_layer(pretrained, index),
                 **{f"random_{name}": value for name, value in _describe_layer(random, index).items()},
             }
@@ -197,119 +198,3 @@ def _labels(encoder: SpeechEncoder, scores: Scores, seed: int) -> list[dict[str,
         shuffled = {f"shuffled_{measure}": control[measure] for measure in ("phone_purity", "cluster_purity", "pnmi")}
         entries.append({"name": name, "codebook_size": encoder.num_labels, **quality.compute(), **shuffled})
     return entries
-
-
-def _remarks(layers: list[dict[str, Any]], data: dict[str, Any], labels: bool) -> list[str]:
-    remarks = []
-    best = max(layers[1:] or layers, key=lambda layer: layer["accuracy"])
-    over_input = 100 * (best["accuracy"] - layers[0]["accuracy"])
-    remarks.append(
-        f"Best: {best['what']}, {_percent(best['accuracy'], best['accuracy_error'])} %; "
-        f"{_signed(best['gain'], best['gain_error'])} points to the same layer with random weights, "
-        f"{over_input:+.1f} to layer 0."
-    )
-    if best["gain_error"] is not None and best["gain"] <= best["gain_error"]:
-        remarks.append("No gain beyond the interval: as far as this data tells, training brought no phones.")
-    collapsed = [layer["what"] for layer in layers[1:] if _is_collapsed(layer)]
-    if collapsed:
-        remarks.append(f"Collapsed, nearly all frames alike: {', '.join(collapsed)}.")
-    if data["frames_of_unseen_phones"]:
-        remarks.append(
-            f"{data['frames_of_unseen_phones']:,} test frames are of phones that training did not have: they count as "
-            "wrong."
-        )
-    if data["training_frames_left_out"]:
-        remarks.append("More training frames than fit the limit: those beyond the first were left out.")
-    if not labels:
-        remarks.append("The checkpoint holds no pretraining labels (no pretraining head), so none are rated.")
-    return remarks
-
-
-def _is_collapsed(layer: dict[str, Any]) -> bool:
-    alike = layer["mean_cosine"] > _SAME_WAY and layer["effective_rank"] < layer["random_effective_rank"] / 2
-    return alike or layer["effective_rank"] < _FEW_DIRECTIONS
-
-
-def as_text(report: dict[str, Any]) -> str:
-    """A report as Markdown tables with what they mean."""
-    data = report["data"]
-    lines = [f"# {report['model']} on {report['dataset']}", ""]
-    if report["layers"]:
-        lines += [
-            f"Linear probes on {data['training_frames']:,} frames of {data['training_utterances']:,} utterances "
-            f"({report['split']}), frozen encoder."
-        ]
-    lines += [
-        f"Measured on {data['test_frames']:,} frames of {data['test_utterances']:,} utterances "
-        f"({report['test_split']}) in {data['phones']} phones."
-    ]
-    if report["layers"]:
-        lines += [f"Naming the commonest phone ({data['majority_phone']}): {100 * data['majority_accuracy']:.1f} %."]
-        lines += ["", *_layer_table(report["layers"]), ""]
-        lines += [
-            "Accuracy in % of the frames in a phone, with 95 % intervals over utterances. In brackets: the same "
-            "encoder with random weights.",
-            "Effective rank: directions that the frames fill. Mean cosine: 1 if all frames point the same way.",
-            f"Codes: {report['codes']}; perplexity 1 is one code for everything.",
-        ]
-    if report["labels"]:
-        lines += ["", *_label_table(report["labels"]), ""]
-        lines += [
-            "Purity and PNMI rise with the number of labels in use, whatever the labels know. In brackets: the same "
-            "labels dealt out to the frames at random; what exceeds that is knowledge.",
-        ]
-    return "\n".join([*lines, "", *report["remarks"]]).rstrip()
-
-
-def _layer_table(layers: list[dict[str, Any]]) -> list[str]:
-    head = ["layer", "phone accuracy", "random", "gain", "effective rank", "mean cosine", "codes used", "perplexity"]
-    rows = [
-        [
-            f"{layer['layer']} ({layer['what']})" if layer["layer"] == 0 else str(layer["layer"]),
-            _percent(layer["accuracy"], layer["accuracy_error"]),
-            f"{100 * layer['random_accuracy']:.1f}",
-            _signed(layer["gain"], layer["gain_error"]),
-            *(
-                f"{layer[name] * scale:.{digits}f} ({layer['random_' + name] * scale:.{digits}f})"
-                for name, digits, scale in (
-                    ("effective_rank", 1, 1),
-                    ("mean_cosine", 2, 1),
-                    ("code_usage", 1, 100),
-                    ("code_perplexity", 1, 1),
-                )
-            ),
-        ]
-        for layer in layers
-    ]
-    head[6] += " %"
-    return _table(head, rows)
-
-
-def _label_table(labels: list[dict[str, Any]]) -> list[str]:
-    head = ["labels", "phone purity", "PNMI", "cluster purity", "labels in use", "frames a label"]
-    rows = [
-        [
-            one["name"],
-            *(f"{one[name]:.3f} ({one['shuffled_' + name]:.3f})" for name in ("phone_purity", "pnmi")),
-            f"{one['cluster_purity']:.3f} ({one['shuffled_cluster_purity']:.3f})",
-            f"{one['num_labels']:,} of {one['codebook_size']:,}",
-            f"{one['num_frames'] / one['num_labels']:.1f}",
-        ]
-        for one in labels
-    ]
-    return _table(head, rows)
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Markdown whose columns stand under each other."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [head, ["-" * width for width in widths], *rows]
-    return ["| " + " | ".join(cell.ljust(n) for cell, n in zip(line, widths, strict=True)) + " |" for line in lines]
-
-
-def _percent(share: float, error: float | None) -> str:
-    return f"{100 * share:.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
-
-
-def _signed(share: float, error: float | None) -> str:
-    return f"{100 * share:+.1f}" + ("" if error is None else f" ± {100 * error:.1f}")

@@ -1,0 +1,243 @@
+"""hf-speech-ssl probe: phones meet their frames, planted layers are found, every kind of checkpoint is read."""
+
+import json
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES
+from helpers import tiny_birq, tiny_chunkssl
+from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+from hf_speech_ssl import FSQConfig, FSQModel, SpeechSSLFeatureExtractor
+from hf_speech_ssl.cli import main
+from hf_speech_ssl.commands.probe import measure, probe
+from hf_speech_ssl.encoders import EncodedUtterance, SpeechEncoder, load_encoder
+from hf_speech_ssl.evaluation import phone_ids_at_frames
+from hf_speech_ssl.probing import PhoneReader, number_phones
+
+SPEECH = ["synthetic", "--dataset_config_name", "sentences=60,eval_sentences=20"]
+
+
+def save(folder, model):
+    model.save_pretrained(folder)
+    extractor = SpeechSSLFeatureExtractor(mean=[9.0] * 80, variance=[9.0] * 80)
+    extractor.save_pretrained(folder)
+    return str(folder)
+
+
+def tones(num_utterances: int, seed: int, late: float = 0.0) -> datasets.Dataset:
+    """Utterances of random tones of 70 to 190 ms, as phones; their times `late` seconds after the sound."""
+    rng, rows = np.random.default_rng(seed), []
+    for _ in range(num_utterances):
+        seconds, names = rng.uniform(0.07, 0.19, size=16), rng.integers(4, size=16)
+        edges = np.concatenate([[0], seconds.cumsum()])
+        times = np.arange(int(edges[-1] * 16_000)) / 16_000
+        pitch = np.array([500, 1000, 2000, 4000])[names[np.searchsorted(edges, times, side="right") - 1]]
+        samples = 0.1 * np.sin(2 * np.pi * pitch * times) + 0.003 * rng.standard_normal(len(times))
+        phones = [
+            {"phone": f"tone {name}", "start": start + late, "end": end + late}
+            for name, start, end in zip(names, edges, edges[1:], strict=False)
+        ]
+        rows.append({"audio": {"array": samples.astype(np.float32), "sampling_rate": 16_000}, "phones": phones})
+    return datasets.Dataset.from_list(rows)
+
+
+@pytest.fixture(scope="module")
+def tone_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tones")
+    for name, late in (("in_time", 0.0), ("one_frame_late", 0.04)):
+        splits = {"train": tones(40, 1, late), "test": tones(12, 2, late)}
+        datasets.DatasetDict(splits).save_to_disk(str(folder / name))
+    return folder
+
+
+def readers(name: str) -> tuple[PhoneReader, PhoneReader, dict[str, int]]:
+    train, test = (PhoneReader(split, "phones", dataset_name=name) for split in ("train", "test"))
+    return train, test, number_phones(train.inventory(), test.inventory())
+
+
+@pytest.mark.parametrize("stacking", [2, 4])
+def test_phones_meet_the_frames_that_hold_them(tone_folder, tmp_path, stacking):
+    folder = save(tmp_path, FAMILIES["birq"].build("pretraining", frame_stacking=stacking))
+    right = measure(load_encoder(folder, device="cpu"), *readers(str(tone_folder / "in_time")), 5, 0)
+    late = measure(load_encoder(folder, device="cpu"), *readers(str(tone_folder / "one_frame_late")), 5, 0)
+    # A tone lasts three frames of 40 ms, so that phones one such frame late name another tone for a quarter of them.
+    assert right["layers"][0]["accuracy"] > 0.95
+    assert late["layers"][0]["accuracy"] < 0.85
+
+
+def test_times_of_frames_are_those_of_the_convolutions_of_other_encoders(tone_folder, tmp_path):
+    config = Wav2Vec2Config(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=(24,) * 7,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+    )
+    Wav2Vec2Model(config).save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    encoder = load_encoder(str(tmp_path), device="cpu")
+    with torch.inference_mode():
+        (one,) = encoder([np.random.default_rng(0).standard_normal(16_000).astype(np.float32)])
+    # 25 ms every 20 ms: 49 whole ones in a second, the first around 12.5 ms.
+    assert (one.num_frames, one.frame_rate, one.first_frame_centre) == (49, 50, 0.0125)
+    assert [len(layer) for layer in one.layers] == [49] * 3
+    report = measure(encoder, *readers(str(tone_folder / "in_time")), 3, 0)
+    assert [layer["layer"] for layer in report["layers"]] == [0, 1, 2] and report["labels"] == []
+    assert report["layers"][0]["what"] == "before the first block"
+
+
+class PlantedEncoder(SpeechEncoder):
+    """50 frames a second of noise, but for one layer that knows the phone of every frame, as weights decide."""
+
+    def __init__(self, readers_of_phones, phone_ids, planted=2, collapsed=None):
+        super().__init__(SimpleNamespace(device=torch.device("cpu")), None)
+        self.readers, self.ids, self.planted, self.collapsed = readers_of_phones, phone_ids, planted, collapsed
+        self.phones = {}
+        for reader in readers_of_phones:
+            for batch in reader.reader:
+                for utterance in batch:
+                    self.phones[utterance.waveform.tobytes()] = utterance.columns["phones"]
+
+    def with_random_weights(self, seed):
+        return PlantedEncoder(self.readers, self.ids, planted=None)
+
+    def __call__(self, waveforms):
+        return [self.hear(waveform) for waveform in waveforms]
+
+    def hear(self, waveform):
+        phones, frames = self.phones[waveform.tobytes()], len(waveform) // 320
+        starts, ends = ([phone[edge] for phone in phones] for edge in ("start", "end"))
+        ids = phone_ids_at_frames(starts, ends, [self.ids[phone["phone"]] for phone in phones], frames, 50.0)
+        generator = torch.Generator().manual_seed(len(waveform))
+        layers = [torch.randn(frames, 8, generator=generator) for _ in range(4)]
+        if self.planted is not None:
+            known = torch.nn.functional.one_hot(torch.from_numpy(ids).clamp_min(0), 8)
+            layers[self.planted] = layers[self.planted] + 30 * known
+        if self.collapsed is not None:
+            layers[self.collapsed] = 0.001 * layers[self.collapsed] @ torch.eye(8)[:1].T @ torch.ones(1, 8) + 1
+        return EncodedUtterance(layers, {}, 50.0)
+
+
+def test_the_layer_that_knows_phones_is_found_and_so_is_the_collapsed_one(tone_folder):
+    train, test, phone_ids = readers(str(tone_folder / "in_time"))
+    report = measure(PlantedEncoder((train, test), phone_ids, collapsed=3), train, test, phone_ids, 5, 0)
+    layers = report["layers"]
+    majority = report["data"]["majority_accuracy"]
+    assert layers[2]["accuracy"] > 0.99 and layers[2]["random_accuracy"] < majority + 0.08
+    assert 0.5 < layers[2]["gain_interval"][0] < layers[2]["gain"] < layers[2]["gain_interval"][1]
+    for other in (0, 1, 3):
+        assert abs(layers[other]["accuracy"] - majority) < 0.08
+    assert layers[3]["effective_rank"] < 1.1 < 7 < layers[1]["effective_rank"]
+    text = " ".join(report["remarks"])
+    assert "Best: block 2" in text and "Collapsed, nearly all frames alike: block 3." in text
+
+
+@pytest.mark.parametrize("kind", ["birq", "chunkssl fsq", "chunkssl random", "ctc", "fsq"])
+def test_every_checkpoint_gives_tables_and_json(tmp_path, capsys, kind):
+    torch.manual_seed(1)
+    model, labels, layers = {
+        "birq": lambda: (FAMILIES["birq"].pretraining(tiny_birq()), ["anchor", "enhanced (block 2)"], 4),
+        "chunkssl fsq": lambda: (FAMILIES["chunkssl"].pretraining(tiny_chunkssl()), ["FSQ"], 4),
+        "chunkssl random": lambda: (
+            FAMILIES["chunkssl"].pretraining(tiny_chunkssl(label_kind="random_projection", codebook_size=30)),
+            ["random projection"],
+            4,
+        ),
+        "ctc": lambda: (FAMILIES["birq"].ctc(tiny_birq()), [], 4),
+        "fsq": lambda: (
+            FSQModel(FSQConfig(fsq_levels=[3, 5], fsq_hidden_size=16, fsq_num_hidden_layers=1)),
+            ["FSQ"],
+            0,
+        ),
+    }[kind]()
+    folder, output = save(tmp_path / "model", model), tmp_path / "report.json"
+    assert main(["probe", folder, *SPEECH, "--num_epochs", "2", "--output_file", str(output), "--device", "cpu"]) == 0
+    printed, report = capsys.readouterr(), json.loads(output.read_text())
+    assert [one["name"] for one in report["labels"]] == labels
+    assert len(report["layers"]) == layers
+    for one in report["labels"]:
+        assert one["num_labels"] <= one["codebook_size"] == {"birq": 24, "chunkssl random": 30}.get(kind, 15)
+        assert f"| {one['name']} " in printed.out and f"{one['shuffled_pnmi']:.3f}" in printed.out
+        assert one["shuffled_pnmi"] < one["pnmi"]
+    for layer in report["layers"]:
+        assert f"{100 * layer['accuracy']:.1f}" in printed.out
+        assert layer["effective_rank"] >= 1 and 1 <= layer["code_perplexity"] <= 1024
+        assert layer["accuracy"] > report["data"]["majority_accuracy"]  # speech, even through random weights
+    assert ("no pretraining head" in printed.out) == (kind == "ctc")
+    assert (report["data"]["test_utterances"], report["data"]["skipped_files"]) == (20, 0)
+
+
+def test_the_same_seed_gives_the_same_report(tone_folder, tmp_path, capsys):
+    folder = save(tmp_path, FAMILIES["birq"].build("base"))
+    arguments = {"num_epochs": 1, "max_samples": 8, "device": "cpu"}
+    reports = [probe(folder, str(tone_folder / "in_time"), seed=seed, **arguments) for seed in (3, 3, 4)]
+    assert reports[0] == reports[1] != reports[2]
+    assert reports[0]["data"]["test_utterances"] == 8
+
+
+def test_training_frames_beyond_the_limit_are_left_out(tone_folder, tmp_path, monkeypatch):
+    encoder = load_encoder(save(tmp_path, FAMILIES["birq"].build("base")), device="cpu")
+    widths = 160 + 3 * 32
+    monkeypatch.setattr("hf_speech_ssl.probing.MEMORY_LIMIT", 2 * widths * 500)
+    report = measure(encoder, *readers(str(tone_folder / "in_time")), 1, 0)
+    assert report["data"]["training_frames"] == 500
+    assert any("left out" in remark for remark in report["remarks"])
+
+
+def test_what_cannot_be_probed_is_said_in_one_line(tone_folder, tmp_path, capsys):
+    folder = save(tmp_path / "model", FAMILIES["birq"].build("base"))
+    good = datasets.load_from_disk(str(tone_folder / "in_time"))
+
+    def variant(name: str, change, splits=("train", "test")) -> str:
+        """The tones with another phone column in some splits."""
+        changed = {
+            split: rows.remove_columns("phones").add_column("phones", change(rows["phones"][:]))
+            if split in splits
+            else rows
+            for split, rows in good.items()
+        }
+        datasets.DatasetDict(changed).save_to_disk(str(tmp_path / name))
+        return str(tmp_path / name)
+
+    def renamed(column):
+        return [[{**phone, "phone": phone["phone"].upper()} for phone in phones] for phones in column]
+
+    def milliseconds(column):
+        return [
+            [{**phone, "start": 1e3 * phone["start"] + 1e4, "end": 1e3 * phone["end"] + 1e4} for phone in phones]
+            for phones in column
+        ]
+
+    in_time = str(tone_folder / "in_time")
+    for arguments, message in (
+        ([folder, in_time, "--phone_column_name", "segments"], "no column 'segments'"),
+        ([folder, in_time, "--phone_column_name", "segments"], '{"phone": name, "start": seconds, "end": seconds}'),
+        ([folder, variant("text", lambda column: ["ae b"] * len(column))], "holds no phones with their times but 'ae"),
+        ([folder, variant("empty", lambda column: [[]] * len(column))], "is empty"),
+        ([folder, variant("other", renamed, splits=("test",))], "share no phone: tone 0, tone 1"),
+        ([folder, variant("ms", milliseconds)], "check the times, in seconds"),
+        ([folder, in_time, "--max_samples", "1", "--split_name", "train[:1]"], "Give more audio"),
+        ([folder, in_time, "--test_split_name", "dev"], "no split 'dev'"),
+        ([folder, in_time, "--test_split_name", "train"], "name another"),
+        ([folder, in_time, "--num_epochs", "0"], "num_epochs must be at least 1"),
+        ([folder, in_time, "--output_file", str(tmp_path)], "is a folder"),
+        ([folder, in_time, "--device", "nowhere"], "no device 'nowhere'"),
+        ([str(tmp_path / "nowhere"), in_time], "There is no model folder"),
+        ([str(tmp_path), in_time], "hf-speech-ssl:"),
+    ):
+        assert main(["probe", *arguments]) == 1, message
+        error = capsys.readouterr().err
+        assert message in error and "Traceback" not in error, error
+
+
+def test_an_encoder_with_broken_weights_is_refused(tone_folder, tmp_path):
+    model = FAMILIES["birq"].build("base")
+    torch.nn.init.constant_(model.layers[1].final_norm.weight, float("nan"))
+    with pytest.raises(ValueError, match="Layer 2 gives NaN"):
+        probe(save(tmp_path, model), str(tone_folder / "in_time"), device="cpu")
