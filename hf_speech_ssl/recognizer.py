@@ -29,6 +29,7 @@ from .data.audio import SAMPLING_RATE
 from .decoding import Decoder, GreedyDecoder, Hypothesis
 
 _TRIAL_SECONDS = (4.0, 2.53)  # of noise, to learn how a model treats padding and how often it speaks
+_SHORTEST_SECONDS = 0.2  # less is lengthened by silence: convolutions of some models have no output for it
 _RATIO_TOLERANCE = 0.05  # by which 4 s can miss the samples a frame: the first and last windows are cut
 _FEATURE_HOP = 80  # samples: features come every so many, or every second time (5 or 10 ms)
 _TRAINING_ONLY = "masked_spec_embed"  # hides frames in training; many checkpoints of wav2vec 2.0 lack it
@@ -188,9 +189,13 @@ class Recognizer:
         return log_probs, self._lengths(inputs.get("attention_mask"), log_probs)
 
     def _features(self, waveforms: Sequence[NDArray[np.float32]]) -> Any:
-        # The extractor itself says whether its models take a mask.
-        return self.processor.feature_extractor(
-            list(waveforms), sampling_rate=SAMPLING_RATE, padding=True, return_tensors="pt"
+        extractor = self.processor.feature_extractor
+        return extractor(
+            [_at_least(_SHORTEST_SECONDS, waveform) for waveform in waveforms],
+            sampling_rate=SAMPLING_RATE,
+            padding=True,
+            return_tensors="pt",
+            return_attention_mask=getattr(extractor, "return_attention_mask", True),  # some models take none
         )
 
     def _lengths(self, mask: torch.Tensor | None, log_probs: torch.Tensor) -> torch.Tensor:
@@ -270,6 +275,10 @@ def _load_model(name_or_path: str, **options: Any) -> PreTrainedModel:
         )
     found: PreTrainedModel = model
     return found
+
+
+def _at_least(seconds: float, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.pad(waveform, (0, max(0, round(seconds * SAMPLING_RATE) - len(waveform))))
 
 
 def _noise(seconds: float) -> NDArray[np.float32]:
