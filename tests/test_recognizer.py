@@ -60,10 +60,10 @@ def lively(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def ours(family: str) -> tuple[PreTrainedModel, ProcessorMixin]:
-    tokenizer = build_ctc_tokenizer(["abcd "])
+def ours(family: str, alphabet: str = "abcd ") -> tuple[PreTrainedModel, ProcessorMixin]:
+    tokenizer = build_ctc_tokenizer([alphabet])
     model = lively(FAMILIES[family].build("ctc", vocab_size=len(tokenizer)))
-    model.ctc_head.bias.data[tokenizer.pad_token_id] = -2.0  # the blank should not be all it says
+    model.ctc_head.bias.data[:3] = -4.0  # letters are what it says, not blanks or spaces
     return model, Wav2Vec2Processor(SpeechSSLFeatureExtractor(), tokenizer)
 
 
@@ -145,7 +145,7 @@ def test_frames_have_lengths_and_times_of_the_samples(saved, recognizer):
     assert recognizer.seconds_per_frame == pytest.approx(hop / 16_000)
     for seconds in (1.0, 3.3):
         _, (length,) = recognizer.log_probs([speech_like(seconds)])
-        assert abs(int(length) - seconds / recognizer.seconds_per_frame) <= 3
+        assert abs(int(length) - seconds / recognizer.seconds_per_frame) <= 4  # convolutions without padding
 
 
 def test_padding_is_tried_out_before_it_is_trusted(saved, recognizer):

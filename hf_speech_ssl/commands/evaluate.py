@@ -85,7 +85,7 @@ def evaluate(
     )
     listener = _Listener(recognizer, decoder, chunk_durations_ms, speaker_column_name, normalize)
     scores = Scores(listener.transcribe(reader), num_resamples, _SEED)
-    report = {
+    report: dict[str, Any] = {
         "model": model_name_or_path,
         "dataset": dataset_name,
         "split": split_name,

@@ -28,8 +28,9 @@ def as_text(report: dict[str, Any]) -> str:
     modes, settings = report["modes"], report["settings"]
     first = next(iter(modes.values()))
     lines = [f"# {report['model']} on {report['dataset']} ({report['split']})", "", *_data_lines(first, settings), ""]
-    lines += markdown_table(_mode_head(modes), [_mode_row(name, mode, modes) for name, mode in modes.items()])
-    lines += ["", *_notes(modes, settings)]
+    for table in _mode_tables(modes):
+        lines += [*table, ""]
+    lines += _notes(modes, settings)
     if report["speakers"]:
         lines += ["", "## Speakers", "", *_speaker_lines(report["speakers"])]
     if report["worst"]:
@@ -78,21 +79,32 @@ def _data_lines(first: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _mode_head(modes: dict[str, Any]) -> list[str]:
-    head = ["mode", "WER %", "CER %", "substituted %", "deleted %", "inserted %"]
-    if len(modes) > 1:
+def _mode_tables(modes: dict[str, Any]) -> list[list[str]]:
+    """One table for one mode; else a second one for the kinds of errors, so that lines stay short."""
+    rates = {"WER %": "wer", "CER %": "cer"}
+    kinds = {"substituted %": "substitutions", "deleted %": "deletions", "inserted %": "insertions"}
+    if len(modes) == 1:
+        return [_mode_table(modes, rates | kinds)]
+    return [_mode_table(modes, rates), _mode_table(modes, kinds, costs=False)]
+
+
+def _mode_table(modes: dict[str, Any], figures: dict[str, str], costs: bool = True) -> list[str]:
+    head, compared = ["mode", *figures], costs and len(modes) > 1
+    if compared:
         head += [f"WER to {next(iter(modes))}", "latency ms (mean)"]
-    return [*head, "RTF"]
-
-
-def _mode_row(name: str, mode: dict[str, Any], modes: dict[str, Any]) -> list[str]:
-    row = [name, *(_percent(mode[kind]) for kind in ("wer", "cer", "substitutions", "deletions", "insertions"))]
-    if len(modes) > 1:
-        row.append(_percent(mode["wer_change"], sign="+") if "wer_change" in mode else "")
-        row.append(
-            f"{mode['latency_ms']:g} ({mode['mean_latency_ms']:g})" if "latency_ms" in mode else "the utterance"
-        )
-    return [*row, f"{mode['real_time_factor']:.4f}"]
+    if costs:
+        head.append("RTF")
+    rows = []
+    for name, mode in modes.items():
+        row = [name, *(_percent(mode[figure]) for figure in figures.values())]
+        if compared:
+            row.append(_percent(mode["wer_change"], sign="+") if "wer_change" in mode else "")
+            latency = "latency_ms" in mode
+            row.append(f"{mode['latency_ms']:g} ({mode['mean_latency_ms']:g})" if latency else "the utterance")
+        if costs:
+            row.append(f"{mode['real_time_factor']:.4f}")
+        rows.append(row)
+    return markdown_table(head, rows)
 
 
 def _notes(modes: dict[str, Any], settings: dict[str, Any]) -> list[str]:
@@ -142,7 +154,7 @@ def _worst_lines(worst: list[dict[str, Any]]) -> list[str]:
         errors = f"{one['errors']} error{'s' * (one['errors'] != 1)}"
         words = f"{one['words']} word{'s' * (one['words'] != 1)}"
         lines += [
-            f"{place}. {_one_line(one['name'])}{speaker}, {one['seconds']:.1f} s: {errors} in {words}",
+            f"{place}. `{_one_line(one['name'])}`{speaker}, {one['seconds']:.1f} s: {errors} in {words}",
             "",
             "```text",
             *aligned_lines(one["alignment"]),

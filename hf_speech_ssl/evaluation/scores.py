@@ -94,17 +94,17 @@ class Scores:
         for (mode, name, _, _), estimate in zip(figures, self._estimates(figures), strict=True):
             report[mode][name] = asdict(estimate)
         for mode in self.modes:
-            words, characters = _total(self.words[mode]), _total(self.characters[mode])
+            total, letters = _total(self.words[mode]), _total(self.characters[mode])
             report[mode] |= {
                 "utterances": len(self.transcripts),
-                "words": words.reference_length,
-                "characters": characters.reference_length,
-                "word_errors": words.errors,
-                "character_errors": characters.errors,
+                "words": total.reference_length,
+                "characters": letters.reference_length,
+                "word_errors": total.errors,
+                "character_errors": letters.errors,
                 "correct_utterances": sum(counts.errors == 0 for counts in self.words[mode]),
             }
             for kind in _SHARES:
-                report[mode][kind]["count"] = getattr(words, kind)
+                report[mode][kind]["count"] = getattr(total, kind)
         return report
 
     def _estimates(self, figures: list[tuple[str, str, list[int], list[int]]]) -> list[Estimate]:
