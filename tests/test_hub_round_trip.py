@@ -113,7 +113,8 @@ def test_train_push_load(hub, tmp_path):
     client(hub, tmp_path / "author", TRAIN, folder, *flags.split(), package=True, **cache)
 
     files = hub.files("models/me/asr")
-    assert {"model.safetensors", "README.md", "results.json", "train_log.jsonl", "modeling_birq.py"} <= files.keys()
+    found = {"model.safetensors", "README.md", "results.json", "train_log.jsonl", "modeling_birq.py"}
+    assert found | {"training_curves.png", "run_arguments.json", "processor_config.json"} <= files.keys()
     assert any(name.startswith("runs/") for name in files)
     private = [str(tmp_path).encode(), TOKEN.encode(), os.uname().nodename.encode() + b"."]
     assert not [
