@@ -94,7 +94,8 @@ def write_arguments(output_dir: Path, accelerator: Accelerator, *settings: Any) 
     Of local paths only the last part is kept: both are made to be shared.
     """
     values = {name: _without_folders(value) for part in settings for name, value in asdict(part).items()}
-    accelerator.init_trackers("hf_speech_ssl", config={name: v for name, v in values.items() if v is not None})
+    scalars = {name: v if isinstance(v, (bool, int, float)) else str(v) for name, v in values.items() if v is not None}
+    accelerator.init_trackers("hf_speech_ssl", config=scalars)  # TensorBoard takes no lists
     if not accelerator.is_main_process:
         return
     output_dir.mkdir(parents=True, exist_ok=True)
