@@ -134,7 +134,7 @@ class LongFormRecognizer:
     def _windows(self, samples: SampleWindow, size: int) -> Iterator[_Window]:
         """Windows of `size` frames that begin where a frame of the whole begins."""
         stride = round(self.recognizer.seconds_per_frame * SAMPLING_RATE)  # samples
-        context = round(self.context_seconds / self.recognizer.seconds_per_frame)
+        context = max(_ODD_FRAMES, round(self.context_seconds / self.recognizer.seconds_per_frame))
         kept = 0  # frames so far
         while True:
             begin = max(0, kept - context)

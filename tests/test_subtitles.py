@@ -70,7 +70,7 @@ def test_whatever_the_words_are(drawn) -> None:
     cues = make_cues(words)
     srt, vtt = parse_srt(format_srt(cues)), parse_vtt(format_vtt(cues))
     assert [cue[:2] for cue in srt] == [cue[:2] for cue in vtt]
-    assert "-->" not in "".join(line for _, _, lines in srt for line in lines)
+    assert not any("-->" in line for _, _, lines in srt for line in lines)
     said = "".join("".join(lines) for _, _, lines in vtt)
     assert re.sub(r"\s", "", said) == re.sub(r"\s", "", "".join(word.text for word in words))
     before = 0

@@ -23,6 +23,7 @@ from hf_speech_ssl.long_form import LongFormRecognizer
 from hf_speech_ssl.recognizer import Recognizer
 
 SECONDS = (2.0, 0.4, 3.13, 0.71)
+ATTENTIVE = {"initializer_range": 0.1}  # distant frames count too
 
 
 def save_recognizer(name: str, folder: Path, **overrides) -> Recognizer:
@@ -71,19 +72,19 @@ def pieces(long_form: LongFormRecognizer, path: Path) -> torch.Tensor:
 @pytest.mark.parametrize("batch_seconds", [1.0, 7.0])
 def test_windows_are_the_whole_where_the_model_sees_no_further(tmp_path, seconds: float, batch_seconds: float) -> None:
     """3 layers that each see 1 + 2 frames to either side: 9 frames of 20 ms."""
-    recognizer = save_recognizer("birq", tmp_path, attention_window=2)
+    recognizer = save_recognizer("birq", tmp_path, attention_window=2, **ATTENTIVE)
     wave = long_file(tmp_path / "a.flac", seconds)
-    long_form = LongFormRecognizer(recognizer, batch_seconds=batch_seconds, window_seconds=3.0, context_seconds=0.5)
+    long_form = LongFormRecognizer(recognizer, batch_seconds=batch_seconds, window_seconds=3.0, context_seconds=0.2)
     [whole], _ = recognizer.log_probs([wave])
-    torch.testing.assert_close(pieces(long_form, tmp_path / "a.flac"), whole, atol=2e-3, rtol=0)  # weights times 100
+    torch.testing.assert_close(pieces(long_form, tmp_path / "a.flac"), whole, atol=1e-3, rtol=0)  # weights times 100
 
 
 def test_too_little_context_shows(tmp_path) -> None:
-    recognizer = save_recognizer("birq", tmp_path, attention_window=2)
+    recognizer = save_recognizer("birq", tmp_path, attention_window=2, **ATTENTIVE)
     wave = long_file(tmp_path / "a.flac", 7.0)
-    long_form = LongFormRecognizer(recognizer, window_seconds=3.0, context_seconds=0.1)
+    long_form = LongFormRecognizer(recognizer, window_seconds=3.0, context_seconds=0.14)
     [whole], _ = recognizer.log_probs([wave])
-    assert (pieces(long_form, tmp_path / "a.flac") - whole).abs().max() > 0.1
+    assert (pieces(long_form, tmp_path / "a.flac") - whole).abs().max() > 0.01
 
 
 @every_family
@@ -100,21 +101,21 @@ def test_windows_keep_every_frame(family, tmp_path, saved) -> None:
 @pytest.mark.parametrize("options", [{}, {"num_lookahead_chunks": 0}, {"left_context_chunks": 2}])
 @pytest.mark.parametrize("seconds", [3.0, 5.04, 7.333])
 def test_chunks_of_a_long_file_are_those_of_the_whole(tmp_path, options, seconds: float) -> None:
-    recognizer = save_recognizer("chunkssl", tmp_path, **options)
+    recognizer = save_recognizer("chunkssl", tmp_path, **options, **ATTENTIVE)
     wave = long_file(tmp_path / "a.flac", seconds)
     long_form = LongFormRecognizer(recognizer, chunk_duration_ms=160, window_seconds=1.0, context_seconds=0.0)
     [whole], _ = recognizer.log_probs([wave], chunk_duration_ms=160)
-    torch.testing.assert_close(pieces(long_form, tmp_path / "a.flac"), whole, atol=2e-3, rtol=0)
+    torch.testing.assert_close(pieces(long_form, tmp_path / "a.flac"), whole, atol=1e-3, rtol=0)
 
 
 def test_a_bounded_past_forgets_and_only_that(tmp_path) -> None:
     """With 2 s of past the first 2 s are those of the whole, later ones are not."""
-    recognizer = save_recognizer("chunkssl", tmp_path)
+    recognizer = save_recognizer("chunkssl", tmp_path, **ATTENTIVE)
     wave = long_file(tmp_path / "a.flac", 6.0)
     long_form = LongFormRecognizer(recognizer, chunk_duration_ms=160, past_seconds=2.0)
     [whole], _ = recognizer.log_probs([wave], chunk_duration_ms=160)
     difference = (pieces(long_form, tmp_path / "a.flac") - whole).abs().amax(-1)
-    assert difference[:50].max() < 2e-3 < difference[60:].max()
+    assert difference[:52].max() < 1e-3 and difference[52] > 0.01
 
 
 @every_family
@@ -163,7 +164,7 @@ def test_text_lines(saved, talks, capsys) -> None:
     assert run(saved, str(talks[0].parent)) == 0
     printed = capsys.readouterr()
     assert printed.out == "".join(f"{path}\t{text}\n" for path, text in zip(talks, wanted, strict=True))
-    assert printed.err.startswith("4 files, 6.2 s of audio in ") and "%" not in printed.err
+    assert printed.err.splitlines()[-1].startswith("4 files, 6.2 s of audio in ") and "s of audio [" not in printed.err
 
 
 def test_json_lines(saved, talks, capsys) -> None:
@@ -213,7 +214,7 @@ def test_bad_files_are_named_and_the_others_go_on(saved, talks, tmp_path, capsys
     ):
         [line] = [line for line in printed.err.splitlines() if str(tmp_path / name) in line]
         assert reason in line
-    assert printed.err.splitlines()[-1] == "hf-speech-ssl: 6 of 8 sources failed; the lines above say why."
+    assert printed.err.splitlines()[-1] == "hf-speech-ssl: 6 of 8 files failed; the lines above say why."
 
 
 def test_what_cannot_work_is_refused_before_the_work(saved, talks, tmp_path, capsys) -> None:

@@ -90,9 +90,7 @@ def transcribe(
             file=sys.stderr,
         )
     if failed := len(files) - done + len(problems):
-        raise ValueError(
-            f"{_count(failed, 'source')} of {len(files) + len(problems)} failed; the lines above say why."
-        )
+        raise ValueError(f"{failed} of {_count(done + failed, 'file')} failed; the lines above say why.")
 
 
 def _try_out(recognizer: Recognizer, chunk_duration_ms: int, format: str) -> None:

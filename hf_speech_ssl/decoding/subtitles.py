@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def format_srt(cues: Sequence[Cue]) -> str:
     """A SubRip file. The format knows no escapes: an arrow "-->" in a text is written as "->"."""
     blocks = []
     for number, cue in enumerate(cues, start=1):
-        lines = "\n".join(cue.lines).replace("-->", "->")
+        lines = re.sub("--+>", "->", "\n".join(cue.lines))
         blocks.append(f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{lines}\n")
     return "\n".join(blocks)
 
