@@ -92,11 +92,15 @@ def _live_part(model: DemoModel, live: LiveTranscripts, chunk_duration_ms: int) 
     """Recorder, and pictures of what was said once it has stopped."""
     recognizer = model.recognizer
     assert recognizer is not None  # only a recognizer is live
+
+    def hear_block(message: Any) -> dict[str, Any]:  # Gradio marks it as a function of the page, which no method bears
+        return live.hear(message)
+
     recorder = gr.HTML(
         html_template=RECORDER_HTML,
         css_template=RECORDER_CSS,
         js_on_load=RECORDER_JAVASCRIPT,
-        server_functions=[live.hear],
+        server_functions=[hear_block],
         elem_id="recorder",
     )
     gr.Markdown("Underlined words may still change. Nothing that you say is kept.")

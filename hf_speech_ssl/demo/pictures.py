@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import hsv_to_rgb
@@ -24,6 +25,9 @@ from .hearing import Hearing
 from .masked_prediction import LabelRows, MaskedPrediction
 
 MAX_SECONDS = 15.0  # of a recording in a picture; more would be too narrow to read
+MAX_CHARACTER_SECONDS = 6.0  # characters are not drawn over each other
+MAX_WORD_ROWS = 3
+CHARACTER_INCHES = 0.1  # of a word, with what the margins take from the picture's width
 WIDTH_INCHES = 11.0
 DOTS_PER_INCH = 140
 NUM_MEL_BINS = 80
@@ -45,18 +49,21 @@ def draw_recording(waveform: NDArray[np.float32], hearing: Hearing | None = None
         (height, width, 3) RGB.
     """
     shown = waveform[: int(MAX_SECONDS * SAMPLING_RATE)]
-    words = hearing.words if hearing else []
-    characters = hearing.characters if hearing else []
-    panels = {"wave": 1.0, "words": 0.55 if words else 0, "mel": 2.6, "characters": 0.3 if characters else 0}
+    seconds = len(shown) / SAMPLING_RATE
+    words = [word for word in hearing.words if word.start < seconds] if hearing else []
+    rows = _word_rows(words, seconds)
+    characters = hearing.characters if hearing and seconds <= MAX_CHARACTER_SECONDS else []
+    panels = {"wave": 1.0, "words": 0.26 * (max(rows, default=-1) + 1), "mel": 2.6}
+    panels["characters"] = 0.3 if characters else 0.0
     figure, axes, side = _panels({name: height for name, height in panels.items() if height}, shown)
     _draw_wave(axes["wave"], shown)
     _draw_spectrogram(figure, axes["mel"], side["mel"], shown)
     if words:
-        _draw_words(axes["words"], words, len(shown) / SAMPLING_RATE)
+        _draw_words(axes["words"], words, rows)
         for word in words:
             axes["mel"].axvline(word.start, color="white", linewidth=0.7, alpha=0.6)
     if characters:
-        _draw_characters(axes["characters"], characters, len(shown) / SAMPLING_RATE)
+        _draw_characters(axes["characters"], characters)
     return _finish(figure, list(axes.values()), waveform, shown)
 
 
@@ -156,25 +163,33 @@ def _mel_place(hertz: float) -> float:
     return (here - low) / (high - low) * (NUM_MEL_BINS + 1) - 0.5
 
 
-def _draw_words(axes: Axes, words: list[TimedText], seconds: float) -> None:
-    """Words from where they begin, in two rows so that neighbours leave each other room."""
+def _word_rows(words: list[TimedText], seconds: float) -> list[int]:
+    """The row of each word, so that none runs into the one before; the emptiest row where all are full."""
+    ends = [-1.0] * MAX_WORD_ROWS  # seconds, of the last word of each row
+    rows = []
+    for word in words:
+        free = [row for row, end in enumerate(ends) if end <= word.start]
+        rows.append(free[0] if free else int(np.argmin(ends)))
+        ends[rows[-1]] = word.start + (len(word.text) + 1.5) * CHARACTER_INCHES * seconds / WIDTH_INCHES
+    return rows
+
+
+def _draw_words(axes: Axes, words: list[TimedText], rows: list[int]) -> None:
+    """Words from where they begin."""
     axes.set_axis_off()
-    axes.set_ylim(0, 2)
-    for index, word in enumerate(words):
-        if word.start < seconds:
-            low = 0.15 + 0.95 * (index % 2)
-            axes.plot([word.start, word.start], [0, low + 0.6], color="#d1d5db", linewidth=0.8)
-            axes.text(word.start, low, f" {word.text}", fontsize=10, color=INK, va="bottom", clip_on=True)
+    axes.set_ylim(0, max(rows) + 1)
+    for word, row in zip(words, rows, strict=True):
+        axes.plot([word.start, word.start], [0, row + 0.8], color="#d1d5db", linewidth=0.8)
+        axes.text(word.start, row + 0.2, f" {word.text}", fontsize=10, color=INK, va="bottom", clip_on=True)
 
 
-def _draw_characters(axes: Axes, characters: list[TimedText], seconds: float) -> None:
+def _draw_characters(axes: Axes, characters: list[TimedText]) -> None:
     axes.set_yticks([])
     axes.set_ylim(0, 1)
     axes.spines["left"].set_visible(False)
     for one in characters:
-        if one.start < seconds:
-            middle = (one.start + one.end) / 2
-            axes.text(middle, 0.45, one.text, fontsize=8, color=GREY, ha="center", va="center", clip_on=True)
+        middle = (one.start + one.end) / 2
+        axes.text(middle, 0.45, one.text, fontsize=8, color=GREY, ha="center", va="center", clip_on=True)
 
 
 def _veil(axes: Axes, task: MaskedPrediction) -> None:
@@ -197,7 +212,7 @@ def _draw_labels(axes: Axes, row: LabelRows, task: MaskedPrediction) -> None:
         colors = hsv_to_rgb(np.stack([hues, np.full_like(hues, 0.6), np.full_like(hues, 0.85)], axis=-1))[None]
         name = row.name.replace(" (", "\n(")
     else:
-        colors = np.stack([0.16 + 0.75 * row.levels, 0.25 + 0.6 * row.levels, 0.55 + 0.2 * row.levels], axis=-1)
+        colors = colormaps["viridis"](row.levels)[..., :3]
         name = f"{row.name}: levels of\n{len(row.levels)} channels"
     if task.hidden is not None:
         shares = np.where(task.hidden, 1.0, 0.3)[None, :, None]

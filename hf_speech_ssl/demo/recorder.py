@@ -118,7 +118,7 @@ function take(one) {
 
 async function deliver(message) {
   for (const patience of [...PATIENCE_MS, 0]) {
-    const answer = await server.hear(message);
+    const answer = await server.hear_block(message);
     if (answer) return answer;
     await pause(patience);
   }
