@@ -206,6 +206,13 @@ def test_speakers_are_drawn_where_there_are_enough():
 
     assert of(MIN_SPEAKERS).resampled == "speakers"
     assert of(MIN_SPEAKERS - 1).resampled == "utterances"
+    # Speakers of 10 utterances each, all right or all wrong: the interval is that of so many draws of speakers.
+    said = [Transcript("", at, 1.0, "a", {"offline": "ab"[at // 10 % 2]}, f"{at // 10}") for at in range(200)]
+    (expected,) = bootstrap_ratios(
+        [[at // 10 % 2] for at in range(200)], [[1]] * 200, [at // 10 for at in range(200)], num_resamples=500
+    )
+    wer = Scores(said, num_resamples=500).by_mode()["offline"]["wer"]
+    assert (wer["low"], wer["high"]) == (expected.low, expected.high) and wer["high"] - wer["low"] > 0.3
     partly = [*of(MIN_SPEAKERS).transcripts, Transcript("", 99, 1.0, "a", {"offline": "a"})]
     assert Scores(partly).resampled == "utterances"
 
@@ -278,12 +285,12 @@ def test_figures_are_those_of_the_model_asked_directly(folders):
     report = run(folders, "birq", "--num_worst", "9", "--num_resamples", "0", "--batch_seconds", "4")
     listen = pipeline("automatic-speech-recognition", str(folders / "birq"), device="cpu")
     corpus = Dataset.load_from_disk(folders / "corpus")
-    predictions, references = [], []
+    predictions, references = {}, {}
     for index, row in enumerate(corpus):
         if index != 4:
-            predictions.append(listen({"raw": load_audio(row["audio"]), "sampling_rate": 16_000})["text"])
-            references.append(row["text"])
-    errors = count_word_errors(predictions, references)
+            predictions[index] = listen({"raw": load_audio(row["audio"]), "sampling_rate": 16_000})["text"]
+            references[index] = row["text"]
+    errors = count_word_errors(list(predictions.values()), list(references.values()))
     offline = report["modes"]["offline"]
     assert offline["wer"] == {"value": errors.rate, "low": None, "high": None}
     assert [offline[kind]["count"] for kind in ("substitutions", "deletions", "insertions")] == [
@@ -291,9 +298,11 @@ def test_figures_are_those_of_the_model_asked_directly(folders):
         errors.deletions,
         errors.insertions,
     ]
-    assert sorted(entry["prediction"] for entry in report["worst"]) == sorted(
-        normalize_text(text) for text in predictions
-    )
+    worst = {entry["index"]: entry for entry in report["worst"]}
+    assert {at: entry["reference"] for at, entry in worst.items()} == references
+    assert {at: entry["prediction"] for at, entry in worst.items()} == {
+        at: normalize_text(text) for at, text in predictions.items()
+    }
     assert all(entry["name"].endswith(f"(example {entry['index']})") for entry in report["worst"])
 
 
