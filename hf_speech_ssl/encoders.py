@@ -80,16 +80,15 @@ class SpeechEncoder:
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        model = self.model if self.model is not None else self.labeller
-        assert model is not None  # one of the two is there
-        return model.device
+        model: Any = self.model if self.model is not None else self.labeller
+        return torch.device(model.device)
 
     def with_random_weights(self, seed: int) -> SpeechEncoder:
         """The same encoder before any training: same sizes, fresh weights, and the same labeller."""
         assert self.model is not None
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            fresh = type(self.model)(copy.deepcopy(self.model.config))
+            fresh: Any = type(self.model)(copy.deepcopy(self.model.config))
         return type(self)(fresh.to(self.device).eval(), self.extractor, self.labeller)
 
     def layer_codes(self, index: int, frames: torch.Tensor) -> torch.Tensor:

@@ -85,10 +85,10 @@ class PhoneReader:
         """Names, starts and ends of an utterance's phones; none where there is no value."""
         try:
             if isinstance(value, dict):  # how `datasets` hands out a sequence of structs
-                columns = [list(value[key]) for key in ("phone", "start", "end")]
+                names, starts, ends = (list(value[key]) for key in ("phone", "start", "end"))
             else:
-                columns = [[phone[key] for phone in value or ()] for key in ("phone", "start", "end")]
-            return [str(phone) for phone in columns[0]], *([float(time) for time in times] for times in columns[1:])
+                names, starts, ends = ([phone[key] for phone in value or ()] for key in ("phone", "start", "end"))
+            return [str(phone) for phone in names], [float(time) for time in starts], [float(time) for time in ends]
         except (KeyError, IndexError, TypeError, ValueError):
             shown = repr(value)
             raise ValueError(

@@ -16,6 +16,7 @@ from hf_speech_ssl.cli import main
 from hf_speech_ssl.commands.probe import measure, probe
 from hf_speech_ssl.encoders import EncodedUtterance, SpeechEncoder, load_encoder
 from hf_speech_ssl.evaluation import phone_ids_at_frames
+from hf_speech_ssl.modeling.modeling_fsq import FSQTokenizer
 from hf_speech_ssl.probing import PhoneReader, number_phones
 
 SPEECH = ["synthetic", "--dataset_config_name", "sentences=60,eval_sentences=20"]
@@ -29,10 +30,10 @@ def save(folder, model):
 
 
 def tones(num_utterances: int, seed: int, late: float = 0.0) -> datasets.Dataset:
-    """Utterances of random tones of 70 to 190 ms, as phones; their times `late` seconds after the sound."""
+    """Utterances of random tones of 70 to 110 ms, as phones; their times `late` seconds after the sound."""
     rng, rows = np.random.default_rng(seed), []
     for _ in range(num_utterances):
-        seconds, names = rng.uniform(0.07, 0.19, size=16), rng.integers(4, size=16)
+        seconds, names = rng.uniform(0.07, 0.11, size=20), rng.integers(4, size=20)
         edges = np.concatenate([[0], seconds.cumsum()])
         times = np.arange(int(edges[-1] * 16_000)) / 16_000
         pitch = np.array([500, 1000, 2000, 4000])[names[np.searchsorted(edges, times, side="right") - 1]]
@@ -64,9 +65,9 @@ def test_phones_meet_the_frames_that_hold_them(tone_folder, tmp_path, stacking):
     folder = save(tmp_path, FAMILIES["birq"].build("pretraining", frame_stacking=stacking))
     right = measure(load_encoder(folder, device="cpu"), *readers(str(tone_folder / "in_time")), 5, 0)
     late = measure(load_encoder(folder, device="cpu"), *readers(str(tone_folder / "one_frame_late")), 5, 0)
-    # A tone lasts three frames of 40 ms, so that phones one such frame late name another tone for a quarter of them.
-    assert right["layers"][0]["accuracy"] > 0.95
-    assert late["layers"][0]["accuracy"] < 0.85
+    # A tone lasts about two frames of 40 ms: phones that are late by one such frame often name another tone.
+    assert right["layers"][0]["accuracy"] > 0.93
+    assert late["layers"][0]["accuracy"] < 0.83
 
 
 def test_times_of_frames_are_those_of_the_convolutions_of_other_encoders(tone_folder, tmp_path):
@@ -139,6 +140,7 @@ def test_the_layer_that_knows_phones_is_found_and_so_is_the_collapsed_one(tone_f
 
 
 @pytest.mark.parametrize("kind", ["birq", "chunkssl fsq", "chunkssl random", "ctc", "fsq"])
+@torch.no_grad()
 def test_every_checkpoint_gives_tables_and_json(tmp_path, capsys, kind):
     torch.manual_seed(1)
     model, labels, layers = {
@@ -156,6 +158,8 @@ def test_every_checkpoint_gives_tables_and_json(tmp_path, capsys, kind):
             0,
         ),
     }[kind]()
+    for tokenizer in [part for part in model.modules() if isinstance(part, FSQTokenizer)]:
+        tokenizer.code_proj.weight *= 100  # untrained, it would have one label for all frames
     folder, output = save(tmp_path / "model", model), tmp_path / "report.json"
     assert main(["probe", folder, *SPEECH, "--num_epochs", "2", "--output_file", str(output), "--device", "cpu"]) == 0
     printed, report = capsys.readouterr(), json.loads(output.read_text())
@@ -222,7 +226,7 @@ def test_what_cannot_be_probed_is_said_in_one_line(tone_folder, tmp_path, capsys
         ([folder, variant("empty", lambda column: [[]] * len(column))], "is empty"),
         ([folder, variant("other", renamed, splits=("test",))], "share no phone: tone 0, tone 1"),
         ([folder, variant("ms", milliseconds)], "check the times, in seconds"),
-        ([folder, in_time, "--max_samples", "1", "--split_name", "train[:1]"], "Give more audio"),
+        ([folder, variant("few", lambda column: [row[:1] for row in column]), "--max_samples", "3"], "more audio"),
         ([folder, in_time, "--test_split_name", "dev"], "no split 'dev'"),
         ([folder, in_time, "--test_split_name", "train"], "name another"),
         ([folder, in_time, "--num_epochs", "0"], "num_epochs must be at least 1"),

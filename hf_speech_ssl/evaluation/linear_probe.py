@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-BATCH_FRAMES = 256
+LARGEST_BATCH = 256  # frames
+LEAST_UPDATES = 64  # in a pass: few frames come in smaller batches
 LEARNING_RATE = 3e-2  # of Adam at the first update, falling linearly to 0
 LEAST_VARIANCE = 1e-3  # of a direction, to which the others' steps are matched; standardised features have 1
 MIN_FRAMES_PER_PHONE = 10  # on average, to fit a probe at all
@@ -68,6 +69,7 @@ class LinearProbes:
             self.biases.append(torch.zeros(num_phones, device=self.device))
         self._fit(features, directions, targets, num_epochs, torch.Generator().manual_seed(seed), on_epoch)
 
+    @torch.enable_grad()
     def _fit(
         self,
         features: Sequence[torch.Tensor],
@@ -81,10 +83,11 @@ class LinearProbes:
         for bias in self.biases:
             bias.requires_grad_()
         optimizer = torch.optim.Adam([*along, *self.biases], lr=LEARNING_RATE)
-        num_updates = num_epochs * -(-len(targets) // BATCH_FRAMES)
+        batch_frames = max(1, min(LARGEST_BATCH, len(targets) // LEAST_UPDATES))
+        num_updates = num_epochs * -(-len(targets) // batch_frames)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: 1 - update / num_updates)
         for _ in range(num_epochs):
-            for batch in torch.randperm(len(targets), generator=generator).split(BATCH_FRAMES):
+            for batch in torch.randperm(len(targets), generator=generator).split(batch_frames):
                 phones = targets[batch].to(self.device)
                 self.weights = [axes @ weight for axes, weight in zip(directions, along, strict=True)]
                 scores = self.scores([frames[batch.to(frames.device)] for frames in features])

@@ -8,6 +8,7 @@ from .report import markdown_table
 # training lost it half of the directions that it had.
 _FEW_DIRECTIONS = 2.0
 _SAME_WAY = 0.95
+_FEW_CODES = 0.1  # of the perplexity before training: below it a layer's codes are called useless
 
 
 def remarks(layers: list[dict[str, Any]], data: dict[str, Any], has_labels: bool) -> list[str]:
@@ -24,6 +25,12 @@ def remarks(layers: list[dict[str, Any]], data: dict[str, Any], has_labels: bool
     collapsed = [layer["what"] for layer in layers[1:] if _is_collapsed(layer)]
     if collapsed:
         found.append(f"Collapsed, nearly all frames alike: {', '.join(collapsed)}.")
+    few_codes = [
+        layer for layer in layers[1:] if layer["code_perplexity"] < _FEW_CODES * layer["random_code_perplexity"]
+    ]
+    if few_codes:
+        said = ", ".join(f"{layer['what']} ({layer['code_perplexity']:.1f})" for layer in few_codes)
+        found.append(f"Codes for next to nothing, by their perplexity: {said}. Labels from there would teach little.")
     if data["frames_of_unseen_phones"]:
         found.append(
             f"{data['frames_of_unseen_phones']:,} test frames are of phones that training did not have: they count as "
