@@ -40,8 +40,8 @@ CHUNKS = {f"chunks of {chunk_ms} ms": chunked(chunk_ms) for chunk_ms in (640, 12
 # Title, durations of the batch in seconds, configurations; ratios are to the first of them.
 GROUPS = {
     "codebooks": (
-        "Codebooks: 8 x 15 s, chunks of 1280 ms",
-        [15.0] * 8,
+        "Codebooks: 4 x 15 s, chunks of 1280 ms",
+        [15.0] * 4,
         {f"{name}, group loss": chunked(levels=name) for name in FSQ_LEVELS}
         | {
             "1,000, full loss": chunked(levels="1,000", loss_kind="full"),
@@ -54,8 +54,8 @@ GROUPS = {
     "30s": ("4 x 30 s", [30.0] * 4, {"BEST-RQ step": PLAIN, **CHUNKS}),
     "75s": ("2 x 75 s", [75.0] * 2, {"BEST-RQ step": PLAIN, **CHUNKS}),
     "naive": (
-        "One pass, or one pass per chunk: 8 x 15 s",
-        [15.0] * 8,
+        "One pass, or one pass per chunk: 4 x 15 s",
+        [15.0] * 4,
         {
             "copy and append, 640 ms": chunked(640),
             "naive, 640 ms": {**chunked(640), "kind": "naive"},
