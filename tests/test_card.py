@@ -53,31 +53,32 @@ ARGUMENTS = {
     "weight_decay": 0.0,
     "mixed_precision": "no",
 }
+
+
+def rate(value, low=None, high=None):
+    return {"value": value, "low": low, "high": high}
+
+
+ERRORS = {"substitutions": rate(0.03, 0.02, 0.04), "deletions": rate(0.01), "insertions": rate(0.0112)}
 EVALUATION = {
     "model": "/data/ana/outputs/ctc",
     "dataset": "openslr/librispeech_asr",
     "split": "test",
-    "modes": {
-        "offline": {
-            "wer": {"value": 0.0512, "low": 0.048, "high": 0.0549},
-            "cer": {"value": 0.02, "low": 0.018, "high": 0.022},
-            "substitutions": 1401,
-            "deletions": 30,
-            "insertions": 22,
-        },
-    },
+    "modes": {"offline": {"wer": rate(0.0512, 0.048, 0.0549), "cer": rate(0.02, 0.018, 0.022), **ERRORS}},
     "speakers": [],
     "worst": [{"reference": "a private sentence"}],
-    "settings": {"num_resamples": 1000, "lm_path": "/data/ana/4gram.arpa", "beam_size": 50},
+    "settings": {
+        "decoder": "greedy decoding",
+        "lm_path": None,
+        "beam_size": 50,
+        "num_resamples": 1000,
+        "resampled": "speakers",
+        "confidence": 0.95,
+        "dataset_config_name": "clean",
+        "max_samples": None,
+    },
 }
-STREAMED = {
-    "wer": {"value": 0.08, "low": 0.07, "high": 0.09},
-    "cer": {"value": 0.03, "low": 0.02, "high": 0.04},
-    "substitutions": 2000,
-    "deletions": 40,
-    "insertions": 30,
-    "latency_ms": 480.0,
-}
+STREAMED = {"wer": rate(0.08, 0.07, 0.09), "cer": rate(0.03, 0.02, 0.04), **ERRORS, "latency_ms": 640}
 
 
 def folder_of_run(folder, architecture="BiRQForCTC", model_type="birq", results=RESULTS, evaluation=None, **arguments):
@@ -105,7 +106,7 @@ def test_the_card_of_a_ctc_model(tmp_path):
     found = {(r.dataset_split, r.metric_type, r.metric_value) for r in card.data.eval_results}
     assert found == {("validation", "wer", 12.34), ("validation", "cer", 5.0), ("test", "wer", 20.0)}
     words = ["137.0 million", "12.34 %", "2 files", "4 x CPU, 30.0 minutes", "10.0 seconds of audio per second"]
-    words += ["No confidence intervals were computed", "| `weight_decay` | 0.0 |", "| `hidden_size` | 512 |"]
+    words += ["no confidence intervals were computed", "| `weight_decay` | 0.0 |", "| `hidden_size` | 512 |"]
     words += ["2509.15430", "2509.15579", "5.0 hours of audio", "Precision: float32", "fine-tuned from `someone/birq"]
     for word in words:
         assert word in card.text, word
@@ -137,23 +138,46 @@ def test_synthetic_data_is_no_data_set_of_the_hub(tmp_path):
     assert "does not know real speech" in text_of(tmp_path)
 
 
-def test_results_have_the_intervals_of_the_evaluations(tmp_path):
-    modes = {**EVALUATION["modes"], "320 ms": STREAMED}
-    folder = folder_of_run(tmp_path, "ChunkSSLForCTC", "chunkssl", evaluation={**EVALUATION, "modes": modes})
-    write_model_card(folder)
-    text = text_of(folder)
-    assert "| offline | 5.12 % (4.80 to 5.49) | 2.00 % (1.80 to 2.20) | 1,401 | 30 | 22 |  |" in text
-    assert "| 320 ms | 8.00 % (7.00 to 9.00) | 3.00 % (2.00 to 4.00) | 2,000 | 40 | 30 | 480 ms |" in text
-    assert "1,000 resamples" in text and "Beam search (50 hypotheses) with language model `4gram.arpa`" in text
-    assert "No confidence intervals" not in text and "private sentence" not in text
-    values = {
-        (r.dataset_split, r.metric_name): r.metric_value
-        for r in ModelCard.load(folder / "README.md").data.eval_results
+def evaluated(settings=None, **modes):
+    return {
+        **EVALUATION,
+        "modes": {**EVALUATION["modes"], **modes},
+        "settings": {**EVALUATION["settings"], **(settings or {})},
     }
-    assert values["test", "WER"] == 5.12, (
-        "what was evaluated afterwards stands for the split, not training's last figure"
-    )
-    assert values["test", "WER, chunks of 320 ms"] == 8.0 and values["validation", "WER"] == 12.34
+
+
+def rates_on_the_hub(folder):
+    found = ModelCard.load(folder / "README.md").data.eval_results
+    return {(result.dataset_split, result.metric_name): result.metric_value for result in found}
+
+
+def test_results_have_the_intervals_of_the_evaluations(tmp_path):
+    evaluation = evaluated(**{"320 ms": STREAMED})
+    folder = folder_of_run(tmp_path, "ChunkSSLForCTC", "chunkssl", evaluation=evaluation)
+    write_model_card(folder)
+    text, errors = text_of(folder), "3.00 % [2.00, 4.00] | 1.00 % | 1.12 %"
+    assert f"| offline | 5.12 % [4.80, 5.49] | 2.00 % [1.80, 2.20] | {errors} |  |" in text
+    assert f"| 320 ms | 8.00 % [7.00, 9.00] | 3.00 % [2.00, 4.00] | {errors} | 640 ms |" in text
+    assert "95 % bootstrap intervals from 1,000 resamples of the speakers" in text
+    assert "No confidence intervals" not in text and "private sentence" not in text
+    rates = rates_on_the_hub(folder)
+    assert rates["test", "WER"] == 5.12, "what was evaluated afterwards stands for the split, not training's last"
+    assert rates["test", "WER, chunks of 320 ms"] == 8.0 and rates["validation", "WER"] == 12.34
+
+
+def test_evaluations_of_other_kinds_stand_beside_it(tmp_path):
+    folder = folder_of_run(tmp_path, evaluation=evaluated())
+    search = {"decoder": "beam search", "lm_path": "/data/ana/4gram.arpa"}
+    (folder / "evaluation-lm.json").write_text(json.dumps(evaluated(search)))
+    part = evaluated({"max_samples": 10, "num_resamples": 0})
+    part["modes"] = {"offline": {name: rate(0.5) for name in ("wer", "cer", *ERRORS)}}
+    (folder / "evaluation_part.json").write_text(json.dumps(part))
+    write_model_card(folder)
+    assert "Beam search (50 hypotheses) with language model `4gram.arpa`." in text_of(folder)
+    assert "the first 10 utterances only" in text_of(folder)
+    assert "| 50.00 % | 50.00 % |" in text_of(folder) and "No confidence intervals" in text_of(folder)
+    rates = rates_on_the_hub(folder)
+    assert rates["test", "WER"] == rates["test", "WER, beam search"] == 5.12, "part of a split is no figure of it"
 
 
 def test_streaming_error_rates_of_training_are_told_apart(tmp_path):
@@ -232,15 +256,15 @@ def validator(monkeypatch):
 
 
 @pytest.mark.parametrize("dataset", ["openslr/librispeech_asr", "synthetic", "my_audio"])
-@pytest.mark.parametrize("evaluated", [True, False])
-def test_the_hubs_validation_takes_the_metadata(tmp_path, validator, dataset, evaluated):
-    evaluation = {**EVALUATION, "dataset": dataset, "modes": {**EVALUATION["modes"], "320 ms": STREAMED}}
-    folder = folder_of_run(tmp_path, dataset_name=dataset, evaluation=evaluation if evaluated else None)
+@pytest.mark.parametrize("after_training", [True, False])
+def test_the_hubs_validation_takes_the_metadata(tmp_path, validator, dataset, after_training):
+    evaluation = {**evaluated(**{"320 ms": STREAMED}), "dataset": dataset} if after_training else None
+    folder = folder_of_run(tmp_path, dataset_name=dataset, evaluation=evaluation)
     write_model_card(folder)
     ModelCard.load(folder / "README.md").validate()
     metadata = metadata_load(folder / "README.md")
     name, results = model_index_to_eval_results(metadata["model-index"])
-    assert name == tmp_path.name and len(results) == (6 if evaluated else 3)
+    assert name == tmp_path.name and len(results) == (6 if after_training else 3)
     assert ModelCard.load(folder / "README.md").data.to_dict() == metadata, "what is read back is what was written"
 
 
@@ -288,7 +312,8 @@ def test_what_is_missing_is_named(tmp_path, capsys):
             {"dataset": "x", "split": "test", "modes": {"offline": {"wer": 0.5}}},
             "no value, low and high for the wer of 'offline'",
         ),
-        ("evaluation.json", {"dataset": "x", "split": "test", "modes": []}, "modes"),
+        ("evaluation.json", {"dataset": "x", "split": "test", "modes": [1]}, "no value, low and high for the wer"),
+        ("evaluation.json", {"dataset": "x", "split": "test", "modes": {"offline": 1}}, "no value, low and high"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, file, content, message):

@@ -10,7 +10,7 @@ from .architecture import FAMILY_NAMES, architecture, codebook_entries, count_in
 from .citations import OTHER, OWN
 from .curves import CURVES_FILE, LOG_FILE, read_curves
 from .metadata import metadata
-from .run_files import SYNTHETIC, Evaluation, Run, is_hub_id
+from .run_files import RATES, SYNTHETIC, Evaluation, Run, is_hub_id
 
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
 # The flags that say how a run was made; paths and bookkeeping are left out of the card.
@@ -78,43 +78,59 @@ def words_of(run: Run) -> dict[str, Any]:
 
 
 def evaluation_in_words(evaluation: Evaluation) -> dict[str, Any]:
-    """One evaluation's table and what is to be said of it; error rates in percent."""
+    """One evaluation's table and what is to be said of it."""
     rows = []
     for mode, scores in evaluation.modes.items():
         latency = scores.get("latency_ms")
-        counts = {name: in_words(scores.get(name)) for name in ("substitutions", "deletions", "insertions")}
-        rates = {name: rate_in_words(scores[name]) for name in ("wer", "cer")}
-        rows.append({"mode": mode, **rates, **counts, "latency": "" if latency is None else f"{latency:,.0f} ms"})
+        rates = {name: rate_in_words(scores[name]) for name in RATES}
+        rows.append({"mode": mode, **rates, "latency": "" if latency is None else f"{latency:,.0f} ms"})
     return {
-        "dataset": dataset_in_words(evaluation.dataset),
-        "split": evaluation.split,
+        "data": evaluated_data_in_words(evaluation),
         "rows": rows,
         "has_modes": len(rows) > 1,
         "has_latency": any(row["latency"] for row in rows),
-        "interval": interval_in_words(evaluation.settings),
-        "decoding": decoding_in_words(evaluation.settings),
+        "method": f"{decoding_in_words(evaluation)} {interval_in_words(evaluation)}",
     }
 
 
-def interval_in_words(settings: dict[str, Any]) -> str:
-    """How the intervals of an evaluation were drawn, as far as its settings say."""
-    resamples = settings.get("num_resamples")
-    return "95 % bootstrap intervals" + (f" ({resamples:,} resamples)" if resamples else "")
+def evaluated_data_in_words(evaluation: Evaluation) -> str:
+    """What was listened to."""
+    settings = evaluation.settings
+    config, limit = settings.get("dataset_config_name"), settings.get("max_samples")
+    words = f"Split `{evaluation.split}` of {dataset_in_words(evaluation.dataset)}"
+    words += f", configuration `{config}`" if config else ""
+    return words + (f", the first {limit:,} utterances only" if limit else "")
 
 
-def decoding_in_words(settings: dict[str, Any]) -> str:
+def interval_in_words(evaluation: Evaluation) -> str:
+    """How the intervals of an evaluation were drawn, if they were."""
+    settings = evaluation.settings
+    if any(scores["wer"]["low"] is None for scores in evaluation.modes.values()):
+        return "No confidence intervals were computed."
+    words = f"In brackets: {100 * settings.get('confidence', 0.95):g} % bootstrap intervals"
+    if resamples := settings.get("num_resamples"):
+        words += f" from {resamples:,} resamples of the {settings.get('resampled', 'utterances')}"
+    return f"{words}."
+
+
+def decoding_in_words(evaluation: Evaluation) -> str:
     """How an evaluation's transcripts were found."""
+    settings = evaluation.settings
     sources = {"language model": settings.get("lm_path"), "lexicon": settings.get("lexicon_path")}
     named = [f"{what} `{Path(path).name}`" for what, path in sources.items() if path]
     if not named:
-        return "Greedy decoding without a language model."
+        return f"{evaluation.decoder.capitalize()} without a language model."
     beam = settings.get("beam_size")
-    return f"Beam search{f' ({beam} hypotheses)' if beam else ''} with {' and '.join(named)}."
+    search = f"{evaluation.decoder.capitalize()}{f' ({beam} hypotheses)' if beam else ''}"
+    return f"{search} with {' and '.join(named)}."
 
 
-def rate_in_words(rate: dict[str, float]) -> str:
-    """An error rate with its interval, in percent."""
-    return f"{100 * rate['value']:.2f} % ({100 * rate['low']:.2f} to {100 * rate['high']:.2f})"
+def rate_in_words(rate: dict[str, float | None]) -> str:
+    """An error rate in percent, with its interval if it has one."""
+    value, low, high = (rate[name] for name in ("value", "low", "high"))
+    if value is None:
+        return ""
+    return f"{100 * value:.2f} %" + ("" if low is None or high is None else f" [{100 * low:.2f}, {100 * high:.2f}]")
 
 
 def metric_rows(results: dict[str, Any]) -> dict[str, str]:

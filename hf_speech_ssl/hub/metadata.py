@@ -1,11 +1,12 @@
 """The head of a card: what the Hub filters by and shows beside it."""
 
-from typing import Any
+import math
+from dataclasses import dataclass
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from .architecture import TAGS
-from .run_files import SYNTHETIC, Run, is_hub_id
+from .run_files import GREEDY, SYNTHETIC, Run, is_hub_id
 
 LIBRARY = "transformers"
 TASKS = {"ctc": "automatic-speech-recognition"}
@@ -43,22 +44,37 @@ def pipeline_tag(kind: str) -> str:
 def eval_results(run: Run) -> list[EvalResult]:
     """Error rates for the Hub's `model-index`, in percent as is the custom there.
 
-    They are those of the evaluation files, and for other splits those of training's last evaluation.
+    They are those of the evaluation files, where these heard whole splits, and for what they leave out those of
+    training's last evaluation.
     """
-    found: dict[tuple[Any, ...], EvalResult] = {}
+    found: dict[_Heard, dict[str, float]] = {}
     for evaluation in run.evaluations:
+        if evaluation.settings.get("max_samples"):
+            continue
+        config = evaluation.settings.get("dataset_config_name")
         for mode, scores in evaluation.modes.items():
-            for metric in MEASURED:
-                key = evaluation.dataset, evaluation.split, mode, metric
-                found.setdefault(key, _eval_result(run, *key, scores[metric]["value"]))
-    for split in run.eval_splits:
+            heard = _Heard(evaluation.dataset, config, evaluation.split, mode, evaluation.decoder)
+            found.setdefault(heard, _numbers({name: scores[name]["value"] for name in MEASURED}))
+    for split in run.eval_splits if not run.arguments.get("max_eval_samples") else []:
         for mode, prefix in _modes(run, split).items():
-            for metric in MEASURED:
-                value = run.results.get(f"{prefix}{metric}")
-                if value is not None and (run.dataset, split, mode, metric) not in found:
-                    key = run.dataset, split, mode, metric
-                    found[key] = _eval_result(run, *key, value)
-    return list(found.values())
+            heard = _Heard(run.dataset, run.arguments.get("dataset_config_name"), split, mode, GREEDY)
+            found.setdefault(heard, _numbers({name: run.results.get(f"{prefix}{name}") for name in MEASURED}))
+    return [_eval_result(heard, name, value) for heard, rates in found.items() for name, value in rates.items()]
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What was transcribed, and how."""
+
+    dataset: str
+    config: str | None
+    split: str
+    mode: str
+    decoder: str
+
+
+def _numbers(rates: dict[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in rates.items() if value is not None and math.isfinite(value)}
 
 
 def _modes(run: Run, split: str) -> dict[str, str]:
@@ -68,17 +84,19 @@ def _modes(run: Run, split: str) -> dict[str, str]:
     return {"offline": prefix, **{f"{duration} ms": f"{prefix}{duration}ms_" for duration in durations}}
 
 
-def _eval_result(run: Run, dataset: str, split: str, mode: str, metric: str, value: float) -> EvalResult:
-    on_hub = is_hub_id(dataset)
+def _eval_result(heard: _Heard, metric: str, value: float) -> EvalResult:
+    name = metric.upper()
+    name += "" if heard.mode == "offline" else f", chunks of {heard.mode}"
+    name += "" if heard.decoder == GREEDY else f", {heard.decoder}"
     return EvalResult(
         task_type=TASKS["ctc"],
         task_name="Speech recognition",
         # The field is required, and read as the id of a data set on the Hub: what is none must not look like one.
-        dataset_type=dataset if on_hub else f"{dataset} (not on the Hub)",
-        dataset_name=dataset,
-        dataset_config=run.arguments.get("dataset_config_name") if on_hub and dataset == run.dataset else None,
-        dataset_split=split,
+        dataset_type=heard.dataset if is_hub_id(heard.dataset) else f"{heard.dataset} (not on the Hub)",
+        dataset_name=heard.dataset,
+        dataset_config=heard.config,
+        dataset_split=heard.split,
         metric_type=metric,
-        metric_name=metric.upper() if mode == "offline" else f"{metric.upper()}, chunks of {mode}",
+        metric_name=name,
         metric_value=round(100 * value, 2),
     )

@@ -18,7 +18,9 @@ RESULTS_FILE = "results.json"
 ARGUMENTS_FILE = "run_arguments.json"
 EVALUATIONS = "evaluation*.json"
 SYNTHETIC = "synthetic"
+GREEDY = "greedy decoding"
 CONFIGS: dict[str, type[SpeechSSLConfig]] = {one.model_type: one for one in (BiRQConfig, ChunkSSLConfig, FSQConfig)}
+RATES = ("wer", "cer", "substitutions", "deletions", "insertions")
 NEEDED_RESULTS = ("updates", "audio_hours", "training_hours", "num_parameters", "num_processes", "device")
 
 
@@ -28,15 +30,20 @@ class Evaluation:
 
     Args:
         dataset, split: what was listened to; of a local data set the last part of its path.
-        modes: by name ("offline", "320 ms"), counts of errors and for `wer` and `cer` `value`, `low` and `high`, as
-            shares of what was said.
-        settings: how it was decoded and how the intervals were drawn.
+        modes: by name ("offline", "320 ms") what was found. `wer`, `cer`, `substitutions`, `deletions`, `insertions`
+            have `value`, `low` and `high`, shares of what was said; the bounds are `None` where there is no interval.
+        settings: which utterances, how they were decoded and how the intervals were drawn.
     """
 
     dataset: str
     split: str
     modes: dict[str, dict[str, Any]]
     settings: dict[str, Any]
+
+    @property
+    def decoder(self) -> str:
+        """How transcripts were found, in a few words."""
+        return str(self.settings.get("decoder") or GREEDY)
 
 
 @dataclass(frozen=True)
@@ -169,11 +176,13 @@ def _check(file: Path, values: dict[str, Any], needed: tuple[str, ...]) -> None:
 def _evaluation(file: Path) -> Evaluation:
     values = _read(file)
     _check(file, values, ("dataset", "split", "modes"))
-    for mode, scores in values["modes"].items():
-        for metric in ("wer", "cer"):
-            if not {"value", "low", "high"} <= set(scores.get(metric) or {}):
+    modes = values["modes"] if isinstance(values["modes"], dict) and values["modes"] else {"modes": None}
+    for mode, scores in modes.items():
+        for rate in RATES:
+            estimate = scores.get(rate) if isinstance(scores, dict) else None
+            if not isinstance(estimate, dict) or not {"value", "low", "high"} <= set(estimate):
                 raise ValueError(
-                    f"{file} has no value, low and high for the {metric} of {mode!r}: it is not as `hf-speech-ssl "
+                    f"{file} has no value, low and high for the {rate} of {mode!r}: it is not as `hf-speech-ssl "
                     f"evaluate --output_file` writes it. Write it again, or call it something else."
                 )
     return Evaluation(public_name(values["dataset"]), values["split"], values["modes"], values.get("settings") or {})
