@@ -128,7 +128,7 @@ def _probe(command: argparse.ArgumentParser) -> None:
 
 def _average(command: argparse.ArgumentParser) -> None:
     command.add_argument("run_dir", metavar="RUN", help="output folder of a run, with checkpoints in it")
-    command.add_argument("--num_checkpoints", "-n", type=int, default=5, help="how many")
+    command.add_argument("--num_checkpoints", "-n", type=int, default=3, help="how many")
     command.add_argument("--by", default="best", choices=("best", "last"), help="the best ones, or the newest ones")
     command.add_argument("--output_dir", required=True, help="folder for the averaged model")
 

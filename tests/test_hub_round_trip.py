@@ -193,7 +193,7 @@ from hf_speech_ssl.data.audio import load_audio
 from hf_speech_ssl.data.corpora import load_corpus
 datasets.Dataset.from_dict({"text": ["a", "b", "c"]}).push_to_hub("me/table", split="test")
 found = [datasets.load_dataset("me/table", split="test")["text"][:]]
-for name, streaming in (("me/folder", False), ("me/parquet", False), ("me/parquet", True)):
+for name, streaming in (("me/folder", False), ("me/folder", True), ("me/parquet", False), ("me/parquet", True)):
     corpus = load_corpus(name, split="train", streaming=streaming)
     found.append([[example["text"], len(load_audio(example["audio"]))] for example in corpus])
 for name, revision in (("me/none", None), ("me/parquet", "v7")):
@@ -216,5 +216,5 @@ def test_data_sets_come_from_it(hub, tmp_path):
     hub.add("datasets/me/parquet", {"data/train-00000-of-00001.parquet": (tmp_path / "table.parquet").read_bytes()})
     found = json.loads(client(hub, tmp_path / "home", DATA, package=True).partition("FOUND ")[2])
     table, *corpora, nothing, no_revision = found
-    assert table == ["a", "b", "c"] and corpora == [[["one", 8000], ["two", 4000]]] * 3
+    assert table == ["a", "b", "c"] and corpora == [[["one", 8000], ["two", 4000]]] * 4
     assert "'me/none' is no folder, nor found on the Hub" in nothing and "v7" in no_revision

@@ -6,7 +6,7 @@ from ..hub.contents import short_card
 from ..training.averaging import average_checkpoints
 
 
-def average(run_dir: str, output_dir: str, num_checkpoints: int = 5, by: str = "best") -> None:
+def average(run_dir: str, output_dir: str, num_checkpoints: int = 3, by: str = "best") -> None:
     """Save the mean of checkpoints with a short card; see [`average_checkpoints`] for the arguments and the errors."""
     done = average_checkpoints(run_dir, output_dir, num_checkpoints, by)
     why = f"the lowest {done.metric}" if done.metric else "the newest ones of the run"

@@ -194,6 +194,8 @@ def _build(builder: DatasetBuilder, name: str, split: str, streaming: bool) -> S
 
     builder._split_generators = find_splits_and_features
     if streaming:
+        if hasattr(builder.config, "decode_num_threads"):
+            builder.config.decode_num_threads = 0  # else folders on the Hub are decoded all the same, by torchcodec
         streams = builder.as_streaming_dataset()
         if split not in streams:
             raise _no_split(name, split, streams)

@@ -6,10 +6,10 @@ from typing import Any
 
 from .card import write_model_card
 from .curves import draw_training_curves
-from .push import push_folder
+from .push import check_login, push_folder
 from .run_files import RESULTS_FILE
 
-__all__ = ["draw_training_curves", "publish", "push_folder", "write_model_card"]
+__all__ = ["check_login", "draw_training_curves", "publish", "push_folder", "write_model_card"]
 
 
 def publish(

@@ -47,12 +47,17 @@ def push_folder(
     found = contents(folder)
     if dry_run:
         return str(found)
+    check_login()
+    with _errors_in_words(folder, repo_id, revision):
+        return _upload(found, repo_id, private, revision)
+
+
+def check_login() -> None:
+    """Raise an OSError where there is no token to push with: better before a training run than after it."""
     if get_token() is None:
         raise OSError(
             "You are not logged in to the Hub: run `hf auth login`, or set HF_TOKEN to a token that may write."
         )
-    with _errors_in_words(folder, repo_id, revision):
-        return _upload(found, repo_id, private, revision)
 
 
 def _upload(found: Contents, repo_id: str, private: bool | None, revision: str | None) -> str:
