@@ -127,9 +127,11 @@ class Recognizer:
         alone. Computation comes on top.
 
         Raises:
-            ValueError: as in `log_probs`.
+            ValueError: as in `log_probs`, or the duration is 0: a whole utterance waits for its end.
         """
         self._chunk_arguments(chunk_duration_ms)
+        if not chunk_duration_ms:
+            raise ValueError("A chunk of 0 ms stands for whole utterances; give the duration of a chunk in ms.")
         ahead = chunk_duration_ms * self.model.config.num_lookahead_chunks
         return float(chunk_duration_ms + ahead), chunk_duration_ms / 2 + ahead
 

@@ -137,6 +137,7 @@ def test_errors_say_what_is_missing(corpus):
     for options, match in (
         ({"audio_column_name": "sound"}, "'sound'"),
         ({"text_column_name": "words"}, "'words'"),
+        ({"text_column_name": "audio"}, "'audio'.*not text"),
         ({"columns": ["speaker"]}, "'speaker'"),
         ({"max_samples": 0}, "positive"),
         ({"batch_seconds": 0.0}, "positive"),

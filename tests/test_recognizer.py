@@ -189,6 +189,8 @@ def test_latency_is_the_wait_for_the_chunk_and_its_lookahead():
     assert Recognizer(model, processor).latency_ms(160) == (160, 80)
     with pytest.raises(ValueError, match="whole number of encoder frames"):
         Recognizer(model, processor).latency_ms(100)
+    with pytest.raises(ValueError, match="0 ms stands for whole utterances"):
+        Recognizer(model, processor).latency_ms(0)
     with pytest.raises(ValueError, match="BiRQForCTC hears whole utterances"):
         Recognizer(*ours("birq")).latency_ms(160)
 

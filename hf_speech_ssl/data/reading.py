@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Value
 from numpy.typing import NDArray
 
 from .audio import MIN_SAMPLES, SAMPLING_RATE, AudioError, SkippedAudio, audio_name, load_audio
@@ -63,7 +63,7 @@ class UtteranceReader:
 
     Raises:
         FileNotFoundError: there is no such data set.
-        ValueError: there is no such split or column, or a limit is not positive.
+        ValueError: there is no such split or column, it holds no text, or a limit is not positive.
     """
 
     def __init__(
@@ -89,6 +89,11 @@ class UtteranceReader:
         )
         assert isinstance(dataset, Dataset)  # nothing was said of streaming
         check_columns(dataset, columns, dataset_name)
+        if text_column_name is not None and not isinstance(dataset.features[text_column_name], Value):
+            raise ValueError(
+                f"Column {text_column_name!r} of {dataset_name!r} holds {dataset.features[text_column_name]}, not "
+                "text; name the column with the transcripts."
+            )
         self.columns = [*columns, *(name for name in optional_columns if name in dataset.column_names)]
         wanted = {audio_column_name: None, text_column_name: None, DURATION_COLUMN: None} | dict.fromkeys(self.columns)
         dataset = dataset.with_format(None).select_columns([name for name in wanted if name in dataset.column_names])

@@ -70,8 +70,9 @@ def _data_lines(first: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         decoder += f", beam {settings['beam_size']})"
     texts = "texts normalised" if settings["normalize_text"] else "texts as they are"
     lines = [
-        f"{first['utterances']:,} utterances, {first['words']:,} words, {settings['audio_seconds'] / 60:.1f} minutes; "
-        f"{first['correct_utterances']:,} utterances without a word error. {decoder.capitalize()}, {texts}."
+        f"{_count(first['utterances'], 'utterance')}, {_count(first['words'], 'word')}, "
+        f"{_duration(settings['audio_seconds'])}; {first['correct_utterances']:,} without a word error. "
+        f"{decoder[0].upper()}{decoder[1:]}, {texts}."
     ]
     if settings["skipped"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(settings["skipped"].items()))
@@ -151,10 +152,9 @@ def _worst_lines(worst: list[dict[str, Any]]) -> list[str]:
     lines: list[str] = []
     for place, one in enumerate(worst, start=1):
         speaker = f", speaker {one['speaker']}" if one["speaker"] is not None else ""
-        errors = f"{one['errors']} error{'s' * (one['errors'] != 1)}"
-        words = f"{one['words']} word{'s' * (one['words'] != 1)}"
         lines += [
-            f"{place}. `{_one_line(one['name'])}`{speaker}, {one['seconds']:.1f} s: {errors} in {words}",
+            f"{place}. `{_one_line(one['name'])}`{speaker}, {one['seconds']:.1f} s: "
+            f"{_count(one['errors'], 'error')} in {_count(one['words'], 'word')}",
             "",
             "```text",
             *aligned_lines(one["alignment"]),
@@ -171,6 +171,16 @@ def _percent(estimate: dict[str, float | None], sign: str = "") -> str:
     value, low, high = (estimate[part] for part in ("value", "low", "high"))
     assert value is not None
     return number(value) if low is None or high is None else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def _one_line(text: str) -> str:
