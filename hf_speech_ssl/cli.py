@@ -121,7 +121,7 @@ def _probe(command: argparse.ArgumentParser) -> None:
     command.add_argument("--test_split_name", default="test", help="split to measure on")
     command.add_argument("--phone_column_name", default="phones", help="column with phones and their times")
     command.add_argument("--num_epochs", type=int, default=10, help="passes of the linear probes over the frames")
-    command.add_argument("--seed", type=int, default=0, help="of the probes' order")
+    command.add_argument("--seed", type=int, default=0, help="of the random weights and the probes' order")
     command.add_argument("--output_file", help="where the report is written as JSON")
     _loading_options(command)
 

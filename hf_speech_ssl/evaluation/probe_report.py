@@ -30,7 +30,7 @@ def remarks(layers: list[dict[str, Any]], data: dict[str, Any], has_labels: bool
     ]
     if few_codes:
         said = ", ".join(f"{layer['what']} ({layer['code_perplexity']:.1f})" for layer in few_codes)
-        found.append(f"Codes for next to nothing, by their perplexity: {said}. Labels from there would teach little.")
+        found.append(f"Few codes in use, by their perplexity: {said}. Labels from there would teach little.")
     if data["frames_of_unseen_phones"]:
         found.append(
             f"{data['frames_of_unseen_phones']:,} test frames are of phones that training did not have: they count as "
