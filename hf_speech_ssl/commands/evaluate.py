@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.reading import Utterance, UtteranceReader
-from ..decoding import Decoder, make_decoder
+from ..decoding import Decoder, GreedyDecoder, make_decoder
 from ..evaluation import normalize_text
 from ..evaluation.bootstrap import CONFIDENCE
 from ..evaluation.report import as_text
@@ -85,6 +85,7 @@ def evaluate(
     )
     listener = _Listener(recognizer, decoder, chunk_durations_ms, speaker_column_name, normalize)
     scores = Scores(listener.transcribe(reader), num_resamples, _SEED)
+    asked = {"revision": revision, "text_column_name": text_column_name, "speaker_column_name": speaker_column_name}
     report: dict[str, Any] = {
         "model": model_name_or_path,
         "dataset": dataset_name,
@@ -92,24 +93,7 @@ def evaluate(
         "modes": scores.by_mode(),
         "speakers": scores.by_speaker(),
         "worst": scores.worst(num_worst),
-        "settings": {
-            "decoder": "beam search" if lm_path or lexicon_path else "greedy decoding",
-            **search,
-            "normalize_text": normalize,
-            "num_resamples": num_resamples,
-            "resampled": scores.resampled,
-            "why_resampled": _why(scores, speaker_column_name),
-            "seed": _SEED,
-            "confidence": CONFIDENCE,
-            "skipped": reader.skipped.by_reason,
-            "audio_seconds": listener.audio_seconds,
-            "batch_seconds": reader.batch_seconds,
-            "device": _describe(recognizer.model.device),
-            "revision": revision,
-            "text_column_name": text_column_name,
-            "speaker_column_name": speaker_column_name,
-            **{name: value for name, value in reading.items() if name != "batch_seconds"},
-        },
+        "settings": _settings(listener, scores, reader) | search | asked | reading,
     }
     for mode, entry in report["modes"].items():
         entry["real_time_factor"] = listener.busy[mode] / listener.audio_seconds
@@ -184,6 +168,27 @@ def _check(num_worst: int, num_resamples: int, output_file: str | None) -> None:
         Path(output_file).parent.mkdir(parents=True, exist_ok=True)
 
 
+def _settings(listener: _Listener, scores: Scores, reader: UtteranceReader) -> dict[str, Any]:
+    """What the figures depend on, beside what was asked for."""
+    device = listener.recognizer.model.device
+    threads = torch.get_num_threads()
+    return {
+        "decoder": "greedy decoding" if isinstance(listener.decoder, GreedyDecoder) else "beam search",
+        "normalize_text": listener.normalize,
+        "num_resamples": scores.num_resamples,
+        "resampled": scores.resampled,
+        "why_resampled": _why(scores, listener.speaker_column),
+        "seed": scores.seed,
+        "confidence": CONFIDENCE,
+        "skipped": reader.skipped.by_reason,
+        "audio_seconds": listener.audio_seconds,
+        "batch_seconds": reader.batch_seconds,
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{threads} CPU thread{'s' * (threads != 1)}",
+    }
+
+
 def _why(scores: Scores, speaker_column: str) -> str:
     """Why utterances are drawn and not speakers."""
     if scores.resampled == "speakers":
@@ -191,9 +196,3 @@ def _why(scores: Scores, speaker_column: str) -> str:
     if scores.speakers is None:
         return f"column {speaker_column!r} does not tell the speaker of each"
     return f"fewer than {MIN_SPEAKERS} speakers: for others than these the intervals would be wider"
-
-
-def _describe(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} CPU thread{'s' * (torch.get_num_threads() != 1)}"
