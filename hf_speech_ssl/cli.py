@@ -54,6 +54,13 @@ def _transcribe(command: argparse.ArgumentParser) -> None:
         "standard output by default",
     )
     command.add_argument("--chunk_duration_ms", type=int, default=0, help="Chunk SSL: hear in chunks; 0 hears whole")
+    command.add_argument(
+        "--window_seconds",
+        type=float,
+        default=30.0,
+        help="longer files are heard in windows of this duration, or in chunks that remember as much; shorter windows "
+        "suit models trained on short utterances",
+    )
     _decoding_options(command)
 
 

@@ -23,6 +23,7 @@ from .modeling.feature_extraction_speech_ssl import FRAME_LENGTH, num_frames
 from .recognizer import Recognizer
 
 _POOL_SECONDS = 600.0  # of short audio, sorted by length together
+_CONTEXT_SHARE = 1 / 6  # of a window, on either side
 _ODD_FRAMES = 2  # that models may have more or fewer at the edges than their stride says
 
 
@@ -47,22 +48,23 @@ class LongFormRecognizer:
 
     Files of up to `window_seconds` are heard whole. Longer ones are heard
 
-    - in windows of `window_seconds`, of which the first and last `context_seconds` only lend context: the frames in
-      between are put together, and are those of the whole file where the model looks no further than the context. A
-      feature extractor that normalises each utterance (wav2vec 2.0; not ours) normalises each window.
+    - in windows of `window_seconds`, of which the first and the last sixth only lend context: the frames in between
+      are put together, and are those of the whole file where the model looks no further than the context. A feature
+      extractor that normalises each utterance (wav2vec 2.0; not ours) normalises each window.
     - with `chunk_duration_ms` chunk by chunk, each one remembering those before it. This is the pass over the whole
-      file, but that a model with unlimited left context remembers the last `past_seconds` only.
+      file, but that a model with unlimited left context remembers the last `window_seconds` only.
 
     Args:
         recognizer: the model.
         decoder: greedy by default.
         chunk_duration_ms: Chunk SSL: duration of a chunk; 0 hears whole utterances or windows.
         batch_seconds: bound on the padded length of a batch of files or windows; one is the least.
-        window_seconds, context_seconds, past_seconds: as above.
+        window_seconds: what the model hears of a recording at once. Not much more than the utterances that it was
+            trained on serves best.
         progress: called with seconds of audio that are done.
 
     Raises:
-        ValueError: batch_seconds is not positive, or the contexts leave nothing of a window.
+        ValueError: batch_seconds is not positive, or a window is shorter than a second.
     """
 
     recognizer: Recognizer
@@ -70,18 +72,13 @@ class LongFormRecognizer:
     chunk_duration_ms: int = 0
     batch_seconds: float = 60.0
     window_seconds: float = 30.0
-    context_seconds: float = 5.0
-    past_seconds: float = 60.0
     progress: Callable[[float], object] = field(default=lambda seconds: None)
 
     def __post_init__(self) -> None:
         if not self.batch_seconds > 0:
             raise ValueError(f"batch_seconds must be positive, got {self.batch_seconds}.")
-        if not 0 <= 2 * self.context_seconds < self.window_seconds:
-            raise ValueError(
-                f"A window of {self.window_seconds} s must be longer than its contexts on both sides, "
-                f"{self.context_seconds} s each."
-            )
+        if not self.window_seconds >= 1:
+            raise ValueError(f"window_seconds must be at least 1, got {self.window_seconds}.")
 
     def transcribe(self, sources: Iterable[AudioSource]) -> Iterator[Transcript | AudioError]:
         """Transcribe files.
@@ -134,7 +131,7 @@ class LongFormRecognizer:
     def _windows(self, samples: SampleWindow, size: int) -> Iterator[_Window]:
         """Windows of `size` frames that begin where a frame of the whole begins."""
         stride = round(self.recognizer.seconds_per_frame * SAMPLING_RATE)  # samples
-        context = max(_ODD_FRAMES, round(self.context_seconds / self.recognizer.seconds_per_frame))
+        context = max(_ODD_FRAMES, round(size * _CONTEXT_SHARE))
         kept = 0  # frames so far
         while True:
             begin = max(0, kept - context)
@@ -161,7 +158,7 @@ class LongFormRecognizer:
         model, extractor = self.recognizer.model, self.recognizer.processor.feature_extractor
         config = model.config
         chunk = config.chunk_frames(self.chunk_duration_ms)
-        past = round(self.past_seconds * config.frame_rate)
+        past = round(self.window_seconds * config.frame_rate)
         cache = ConformerCache(past if config.left_context_chunks is None else config.left_context_chunks * chunk)
         size = chunk * config.frame_stacking  # feature frames
         heard = size * (1 + config.num_lookahead_chunks)

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ..data.audio import SAMPLING_RATE, AudioError, audio_duration, is_remote
 from ..data.audio_files import AudioFile, find_audio_files
-from ..decoding import TimedText, make_decoder
+from ..decoding import Hypothesis, TimedText, make_decoder
 from ..decoding.subtitles import format_srt, format_vtt, make_cues
 from ..long_form import LongFormRecognizer, Transcript
 from ..recognizer import Recognizer
@@ -31,6 +31,7 @@ def transcribe(
     output_dir: str | None = None,
     chunk_duration_ms: int = 0,
     batch_seconds: float = 60.0,
+    window_seconds: float = 30.0,
     lm_path: str | None = None,
     lexicon_path: str | None = None,
     lm_weight: float = 1.0,
@@ -51,7 +52,7 @@ def transcribe(
             goes into a sub-folder of the same name. Standard output by default: JSON as a line per file, text as a
             line per file with its path and a tab before it where there are several.
         chunk_duration_ms: Chunk SSL: hear in chunks of this duration; 0 hears whole.
-        batch_seconds: seconds of padded audio in a batch.
+        batch_seconds, window_seconds: as in [`LongFormRecognizer`].
         lm_path, lexicon_path, lm_weight, word_bonus, beam_size: as in [`make_decoder`].
         **loading: revision, trust_remote_code and device, as in [`Recognizer.from_pretrained`].
 
@@ -74,7 +75,9 @@ def transcribe(
 
     began, done, seconds = time.perf_counter(), 0, 0.0
     with tqdm(total=_total_seconds(files), bar_format=_BAR, disable=None, file=sys.stderr) as bar:
-        long_form = LongFormRecognizer(recognizer, decoder, chunk_duration_ms, batch_seconds, progress=bar.update)
+        long_form = LongFormRecognizer(
+            recognizer, decoder, chunk_duration_ms, batch_seconds, window_seconds, progress=bar.update
+        )
         for file, result in zip(files, long_form.transcribe(file.path for file in files), strict=True):
             if isinstance(result, AudioError):
                 tqdm.write(str(result), file=sys.stderr)
@@ -116,7 +119,7 @@ def _total_seconds(files: Sequence[AudioFile]) -> float:
 def _formatted(file: AudioFile, result: Transcript, format: str) -> str:
     best = result.readings[0]
     if format == "text":
-        return best.text + "\n"
+        return _text(best) + "\n"
     if format == "json":
         return json.dumps(_as_json(file, result), ensure_ascii=False) + "\n"
     cues = make_cues(best.words or [])
@@ -128,13 +131,18 @@ def _as_json(file: AudioFile, result: Transcript) -> dict[str, Any]:
     record: dict[str, Any] = {
         "file": file.path,
         "duration": round(result.seconds, 3),
-        "text": best.text,
+        "text": _text(best),
         "score": round(best.score, 4),
         "words": None if best.words is None else [_word(word) for word in best.words],
     }
     if others:
-        record["alternatives"] = [{"text": one.text, "score": round(one.score, 4)} for one in others]
+        record["alternatives"] = [{"text": _text(one), "score": round(one.score, 4)} for one in others]
     return record
+
+
+def _text(reading: Hypothesis) -> str:
+    """With one space between words: a tokenizer writes as many as the model says delimiters."""
+    return " ".join(reading.text.split())
 
 
 def _word(word: TimedText) -> dict[str, Any]:
