@@ -28,8 +28,8 @@ SYSTEM_FONTS = tuple(gr.themes.Font(name) for name in ("system-ui", "-apple-syst
 MONO_FONTS = tuple(gr.themes.Font(name) for name in ("ui-monospace", "Consolas", "monospace"))
 CSS = """
 .gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
-.picture .image-container, .picture .image-frame { overflow-x: auto; }
-.picture img { min-width: 760px; background: white; }
+.picture { contain: inline-size; overflow-x: auto !important; }
+.picture img { min-width: 760px; }
 .said textarea { font-size: 1.35rem !important; line-height: 1.5 !important; }
 footer { display: none !important; }
 """
@@ -81,7 +81,7 @@ def introduction(model: DemoModel, chunk_duration_ms: int) -> str:
         longest, _ = recognizer.latency_ms(chunk_duration_ms)
         words = (
             f"Speech recognition while you speak, in chunks of {chunk_duration_ms} ms: a word is written at most "
-            f"{longest:g} ms after it was spoken, plus the time to compute. Or of a whole recording."
+            f"{longest:g} ms after it was spoken, plus the time to compute. The other tab takes recordings."
         )
     else:
         words = "Speech recognition of recordings: speak or choose a file, and the text comes when you stop."
@@ -100,6 +100,7 @@ def _live_part(model: DemoModel, live: LiveTranscripts, chunk_duration_ms: int) 
         html_template=RECORDER_HTML,
         css_template=RECORDER_CSS,
         js_on_load=RECORDER_JAVASCRIPT,
+        apply_default_css=False,
         server_functions=[hear_block],
         elem_id="recorder",
     )
@@ -122,9 +123,13 @@ def _live_part(model: DemoModel, live: LiveTranscripts, chunk_duration_ms: int) 
 def _recording_part(model: DemoModel, chunk_duration_ms: int) -> None:
     """A file or the microphone, the transcript, and the pictures."""
     recognizer = model.recognizer
-    audio = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Speak, or drop a file", buttons=[])
+    sources: list[Any] = ["microphone", "upload"]
+    if recognizer is not None and recognizer.works_in_chunks:
+        sources.reverse()  # the other tab is for speaking
+    audio = gr.Audio(sources=sources, type="filepath", label="Your recording", buttons=[], editable=False)
     if importlib.util.find_spec("espeakng_loader"):
-        example = gr.Button("Take an example, spoken by espeak-ng", size="sm", variant="secondary")
+        with gr.Row():
+            example = gr.Button("Take a synthetic example", size="sm", scale=0, min_width=200)
         example.click(_example, None, audio, api_visibility="private", show_progress="hidden")
     inputs: list[Any] = [audio]
     outputs: list[Any] = []
@@ -134,7 +139,14 @@ def _recording_part(model: DemoModel, chunk_duration_ms: int) -> None:
             gr.Radio(choices, value=0, label="The model hears", visible=recognizer.works_in_chunks, elem_id="hears")
         )
         outputs.append(
-            gr.Textbox(label="Transcript", lines=2, interactive=False, buttons=["copy"], elem_classes="said")
+            gr.Textbox(
+                label="Transcript",
+                placeholder="The words of the recording.",
+                lines=2,
+                interactive=False,
+                buttons=["copy"],
+                elem_classes="said",
+            )
         )
     pictures = _Pictures(model)
 
@@ -183,8 +195,13 @@ class _Pictures:
 
     def __init__(self, model: DemoModel, how: str = ""):
         self.model, self.how = model, how
-        style: dict[str, Any] = {"format": "png", "show_label": False, "elem_classes": "picture", "interactive": False}
-        style["buttons"] = ["download", "fullscreen"]
+        style: dict[str, Any] = {
+            "format": "png",
+            "show_label": False,
+            "elem_classes": "picture",
+            "interactive": False,
+            "buttons": [],
+        }
         self.waveform = gr.State(None, time_to_live=KEEP_SECONDS)
         with gr.Column(visible=False) as self.column:
             gr.Markdown("### The recording")
@@ -194,7 +211,8 @@ class _Pictures:
                 gr.Markdown("### What pretraining would ask of it")
                 self.masked = gr.Image(alt_text="Spectrogram with the hidden frames covered, and labels", **style)
                 self.caption = gr.Markdown()
-                again = gr.Button("Hide other frames", size="sm")
+                with gr.Row():
+                    again = gr.Button("Hide other frames", size="sm", scale=0, min_width=200)
                 drawn = [self.masked, self.caption]
                 again.click(self._draw_again, self.waveform, drawn, api_visibility="private", show_progress="hidden")
         self.outputs: list[Any] = [self.column, self.waveform, self.recording]

@@ -152,7 +152,7 @@ def _draw_spectrogram(figure: Figure, axes: Axes, side: Axes, shown: NDArray[np.
     axes.set_yticks([_mel_place(hertz) for hertz in TICKS_HZ], [f"{hertz:,}" for hertz in TICKS_HZ])
     axes.set_ylabel("frequency in Hz\n(mel scale)", fontsize=9, color=INK)
     bar = figure.colorbar(image, cax=side)
-    bar.set_label("dB below the loudest", fontsize=9, color=INK)
+    bar.set_label("dB (loudest point: 0)", fontsize=9, color=INK)
     bar.ax.tick_params(labelsize=9, labelcolor=INK)
     bar.outline.set_visible(False)
 

@@ -28,6 +28,7 @@ CSS = """
 .record:hover { background: #1e40af; }
 .record:focus-visible { outline: 3px solid #93c5fd; outline-offset: 2px; }
 .record:disabled { opacity: 0.6; cursor: default; }
+.record span { color: white; }
 .record i { width: 12px; height: 12px; border-radius: 50%; background: white; }
 .record[aria-pressed="true"] { background: #b91c1c; }
 .record[aria-pressed="true"] i { border-radius: 2px; }
@@ -171,8 +172,8 @@ async function start() {
   part('record').disabled = true;
   const one = { waiting: [], heard: 0, stopping: false, complete: false };
   try {
-    const wanted = { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: true };
-    one.stream = await navigator.mediaDevices.getUserMedia({ audio: wanted });
+    const plain = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };  // as in corpora
+    one.stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1, ...plain } });
     one.context = new AudioContext();
     await one.context.audioWorklet.addModule(URL.createObjectURL(new Blob([TAP], { type: 'text/javascript' })));
     one.rate = one.context.sampleRate;
