@@ -74,7 +74,7 @@ def test_error_rates_of_every_split_and_chunk_size(tmp_path):
     names = ("eval_validation_wer", "eval_test_wer", "eval_test_320ms_wer", "eval_test_cer")
     log_of(tmp_path, {"step": 5, "loss": 2.0}, *({"step": 10 * i, **dict.fromkeys(names, 1 / i)} for i in (1, 2)))
     lines = panels_drawn(tmp_path)["WER in evaluations"]
-    assert [line.label for line in lines] == ["validation", "test", "test 320ms"]
+    assert [line.label for line in lines] == ["validation", "test", "test 320 ms"]
     assert lines[0].series == {10: 100.0, 20: 50.0} and len({line.color for line in lines}) == 3
     assert draw_training_curves(tmp_path)
 

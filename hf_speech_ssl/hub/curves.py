@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,7 @@ def draw_panel(axes: Axes, panel: Panel, lines: list[Line]) -> None:
     for line in lines:
         steps = sorted(line.series)
         values = [line.series[step] for step in steps]
+        marked = _marked(values, line.of_evaluations)
         axes.plot(
             steps,
             values,
@@ -161,8 +163,8 @@ def draw_panel(axes: Axes, panel: Panel, lines: list[Line]) -> None:
             label=line.label,
             linewidth=1.4,
             linestyle="--" if line.of_evaluations else "-",
-            marker="o",
-            markevery=_marked(values, line.of_evaluations),
+            marker="o" if marked else None,  # a line without dots has none in the legend either
+            markevery=marked or None,
             markersize=3.5,
             clip_on=False,
         )
@@ -219,6 +221,6 @@ def _evaluates(name: str, own: str | None) -> bool:
 
 
 def _evaluation_label(name: str, own: str) -> str:
-    """`eval_test_320ms_wer` of `wer` -> "test 320ms"; `eval_wer` -> "evaluation"."""
+    """`eval_test_320ms_wer` of `wer` -> "test 320 ms"; `eval_wer` -> "evaluation"."""
     where = name.removeprefix("eval_").removesuffix(own).strip("_").replace("_", " ")
-    return where or "evaluation"
+    return re.sub(r"\b(\d+)ms\b", r"\1 ms", where) or "evaluation"
