@@ -285,11 +285,11 @@ def test_an_uploaded_recording_becomes_text_and_pictures(tmp_path):
     page = build_page(load_demo_model(str(save(recognizer, tmp_path / "model"))), CHUNK_MS)
     in_chunks = call_listen(page, str(tmp_path / "said.wav"), CHUNK_MS)
     whole = call_listen(page, str(tmp_path / "said.wav"), 0)
-    assert in_chunks[0] == expected_text(recognizer, pcm(2.0)) != whole[0]
-    _, column, waveform, recording, masked, caption = whole
+    assert in_chunks[1] == expected_text(recognizer, pcm(2.0)) != whole[1]
+    _, _, column, waveform, recording, masked, caption = whole
     assert column.visible and len(waveform) == 32_000 and recording.shape[1] == masked.shape[1] == WIDTH
     assert "Chunks" in caption or "chunks" in caption
-    assert call_listen(page, None, 0)[0] == "" and not call_listen(page, None, 0)[1].visible
+    assert call_listen(page, None, 0)[1] == "" and not call_listen(page, None, 0)[2].visible
 
 
 def test_a_recording_that_cannot_be_used_is_told(tmp_path, monkeypatch):
@@ -299,7 +299,7 @@ def test_a_recording_that_cannot_be_used_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(gradio, "Warning", lambda words, **_: told.append(words))
     page = build_page(load_demo_model(str(save(birq_ctc(), tmp_path / "model"))))
     (tmp_path / "notes.wav").write_text("shopping list")
-    assert call_listen(page, str(tmp_path / "notes.wav"), 0)[0] == ""
+    assert call_listen(page, str(tmp_path / "notes.wav"), 0)[:2] == [None, ""]
     assert "convert it to wav or flac" in told[0] and str(tmp_path) not in told[0]
 
 

@@ -27,8 +27,11 @@ WARNING_SECONDS = 20.0  # that a message stays
 SYSTEM_FONTS = tuple(gr.themes.Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "sans-serif"))
 MONO_FONTS = tuple(gr.themes.Font(name) for name in ("ui-monospace", "Consolas", "monospace"))
 CSS = """
-.gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 1080px !important; margin: 0 auto !important; }
+.gradio-container main { width: 100%; }
+#recorder, #recorder > div { padding: 0 !important; }
 .picture { contain: inline-size; overflow-x: auto !important; }
+.picture * { justify-content: flex-start !important; }
 .picture img { min-width: 760px; }
 .said textarea { font-size: 1.35rem !important; line-height: 1.5 !important; }
 footer { display: none !important; }
@@ -104,7 +107,7 @@ def _live_part(model: DemoModel, live: LiveTranscripts, chunk_duration_ms: int) 
         server_functions=[hear_block],
         elem_id="recorder",
     )
-    gr.Markdown("Underlined words may still change. Nothing that you say is kept.")
+    gr.Markdown("Underlined words may still change.")
     pictures = _Pictures(model, f"in chunks of {chunk_duration_ms} ms, as live")
 
     def show(event: gr.EventData) -> list[Any]:
@@ -132,7 +135,7 @@ def _recording_part(model: DemoModel, chunk_duration_ms: int) -> None:
             example = gr.Button("Take a synthetic example", size="sm", scale=0, min_width=200)
         example.click(_example, None, audio, api_visibility="private", show_progress="hidden")
     inputs: list[Any] = [audio]
-    outputs: list[Any] = []
+    outputs: list[Any] = [audio]
     if recognizer is not None:
         choices = [("the whole recording", 0), (f"chunks of {chunk_duration_ms} ms, as live", chunk_duration_ms)]
         inputs.append(
@@ -151,7 +154,7 @@ def _recording_part(model: DemoModel, chunk_duration_ms: int) -> None:
     pictures = _Pictures(model)
 
     def listen(path: str | None, chunks: int = 0) -> list[Any]:
-        nothing = ["", *pictures.nothing()] if recognizer is not None else pictures.nothing()
+        nothing = [None, *([""] if recognizer is not None else []), *pictures.nothing()]
         if path is None:
             return nothing
         try:
@@ -159,9 +162,10 @@ def _recording_part(model: DemoModel, chunk_duration_ms: int) -> None:
             hearing = None if recognizer is None else hear(recognizer, waveform, chunks)
             shown = pictures.show(waveform, hearing)
         except (OSError, ValueError) as error:
-            gr.Warning(in_words(error), title="This recording cannot be used", duration=WARNING_SECONDS)
+            gr.Warning(f"This recording cannot be used: {in_words(error)}", duration=WARNING_SECONDS)
             return nothing
-        return shown if hearing is None else [hearing.text or "(no words were heard)", *shown]
+        text = [] if hearing is None else [hearing.text or "(no words were heard)"]
+        return [gr.skip(), *text, *shown]
 
     outputs += pictures.outputs
     events = [one.change for one in inputs]
@@ -235,7 +239,7 @@ class _Pictures:
 
     def _draw_again(self, waveform: Waveform | None) -> list[Any]:
         if waveform is None:
-            gr.Warning("The recording has been deleted meanwhile; make it again.", title="Too late")
+            gr.Warning("The recording has been deleted meanwhile; make it again.")
             return [gr.skip(), gr.skip()]
         return self._task(waveform, random.randrange(2**31))
 

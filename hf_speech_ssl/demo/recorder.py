@@ -82,8 +82,9 @@ function look(running, label) {
 
 function show(answer) {
   if (answer.final !== undefined) {
-    part('final').textContent = answer.final;
-    part('tentative').textContent = answer.tentative;
+    const tentative = answer.tentative.trimStart();  // the space before it is not underlined
+    part('final').textContent = answer.final + (tentative === answer.tentative ? '' : ' ');
+    part('tentative').textContent = tentative;
     const nothing = !answer.final && !answer.tentative;
     part('hint').textContent = !nothing ? '' : answer.ended ? 'No words were heard.' : 'Listening…';
   }
