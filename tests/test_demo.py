@@ -75,15 +75,17 @@ def test_a_recording_s_picture_has_its_words_and_characters():
     assert len(np.unique(bare.reshape(-1, 3), axis=0)) > 100  # a spectrogram, not a blank
 
 
-def test_only_the_hidden_frames_are_covered():
-    waveform = speech_like(2.0)
-    labels = [LabelRows("anchor", np.arange(100) % 7)]
-    pictures = []
-    for hidden in (np.zeros(100, dtype=bool), np.arange(100) < 50):
-        pictures.append(draw_masked_prediction(waveform, MaskedPrediction(hidden, 0.02, 0.0, labels)).astype(int))
-    changed = np.flatnonzero(np.abs(pictures[0] - pictures[1]).sum((0, 2)))
-    left, right = changed.min() / WIDTH, changed.max() / WIDTH
-    assert 0.05 < left < 0.15 and 0.45 < right < 0.55  # the first half of the time axis
+def test_only_the_hidden_frames_are_covered_and_only_their_labels_are_bright():
+    waveform, heights = speech_like(2.0), []
+    for rows in ([], [LabelRows("anchor", np.arange(100) % 7)]):
+        pictures = []
+        for hidden in (np.zeros(100, dtype=bool), np.arange(100) < 50):
+            pictures.append(draw_masked_prediction(waveform, MaskedPrediction(hidden, 0.02, 0.0, rows)).astype(int))
+        changed = np.abs(pictures[0] - pictures[1]).sum(2)
+        columns = np.flatnonzero(changed.sum(0))
+        assert 0.05 < columns.min() / WIDTH < 0.15 and 0.45 < columns.max() / WIDTH < 0.55  # the first half
+        heights.append(np.count_nonzero(changed.sum(1)))
+    assert heights[1] > heights[0] + 30  # the labels' row too
 
 
 def test_long_recordings_say_what_is_drawn():

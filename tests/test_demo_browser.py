@@ -1,7 +1,10 @@
 """The page in headless Chromium: a fake microphone that plays a WAV file, and an upload."""
 
+import base64
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +15,12 @@ import soxr
 gradio = pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
 
-from test_demo import CHUNK_MS, chunkssl_ctc, pcm, save  # noqa: E402
+from test_demo import CHUNK_MS, birq_ctc, chunkssl_ctc, pcm, save  # noqa: E402
 
 from hf_speech_ssl.demo import page as page_module  # noqa: E402
 from hf_speech_ssl.demo.live import LiveTranscripts  # noqa: E402
 from hf_speech_ssl.demo.models import load_demo_model  # noqa: E402
+from hf_speech_ssl.recognizer import Recognizer  # noqa: E402
 from hf_speech_ssl.streaming import StreamingTranscriber  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -47,25 +51,30 @@ def heard() -> list[dict]:
     return []
 
 
+@contextmanager
+def served(recognizer: Recognizer, folder: Path) -> Iterator[str]:
+    """The address of a model's page."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    page = page_module.build_page(load_demo_model(str(save(recognizer, folder))), CHUNK_MS)
+    page.launch(prevent_thread_lock=True, server_port=port, **page_module.LAUNCH)
+    yield f"http://127.0.0.1:{port}"
+    page.close()
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory, heard):
-    folder = save(chunkssl_ctc(), tmp_path_factory.mktemp("model") / "tiny")
     hear = LiveTranscripts.hear
 
     def listen(self, message):
         heard.append(message)
         return hear(self, message)
 
-    listen.__name__ = "hear"
-    with pytest.MonkeyPatch.context() as patch, socket.socket() as free:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LiveTranscripts, "hear", listen)
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        page = page_module.build_page(load_demo_model(str(folder)), CHUNK_MS)
-        page.launch(prevent_thread_lock=True, server_port=port, **page_module.LAUNCH)
-        yield f"http://127.0.0.1:{port}"
-        page.close()
+        with served(chunkssl_ctc(), tmp_path_factory.mktemp("model") / "tiny") as address:
+            yield address
 
 
 @pytest.fixture
@@ -78,7 +87,9 @@ def tab(address, said):
         context = browser.new_context(viewport={"width": 1280, "height": 900})
         context.on(
             "request",
-            lambda one: None if one.url.startswith((address, "data:", "blob:")) else elsewhere.append(one.url),
+            lambda one: (
+                None if one.url.startswith(("http://127.0.0.1:", "data:", "blob:")) else elsewhere.append(one.url)
+            ),
         )
         tab = context.new_page()
         tab.goto(address)
@@ -88,8 +99,6 @@ def tab(address, said):
 
 
 def samples_of(messages: list[dict]) -> np.ndarray:
-    import base64
-
     return np.concatenate([np.frombuffer(base64.b64decode(one["samples"]), dtype="<i2") for one in messages])
 
 
@@ -180,8 +189,19 @@ def test_small_screens_scroll_the_picture_and_not_the_page(tab, said):
 
 def test_a_forbidden_microphone_is_told_and_can_be_allowed(tab):
     tab.evaluate(
-        """() => { navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotAllowedError'); } }"""
+        "() => { navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', 'NotAllowedError')) }"
     )
     tab.get_by_role("button", name="Start speaking").click()
     tab.get_by_text("The microphone is not allowed").wait_for()
     assert tab.get_by_role("button", name="Start speaking").is_enabled()
+
+
+def test_a_model_that_hears_whole_recordings_writes_after_the_stop(tab, tmp_path):
+    with served(birq_ctc(), tmp_path / "birq") as address:
+        tab.goto(address)
+        assert tab.locator("#recorder").count() == 0
+        tab.get_by_role("button", name="Record", exact=True).click()
+        tab.wait_for_timeout(2500)
+        tab.get_by_role("button", name="Stop").first.click()
+        tab.locator(".picture img:visible").nth(1).wait_for(timeout=20_000)
+        assert tab.locator(".said textarea").input_value() != ""

@@ -109,9 +109,9 @@ class PretrainingTask:
                 return [self._row(name, labels.cpu()) for name, labels in found.items()]
         config = self.config
         if config.model_type == "birq" or getattr(config, "label_kind", "") == "random_projection":
-            soft = config.hidden_size if config.model_type == "birq" else None  # its projection is drawn last
+            # BiRQ's second projection, for enhanced labels, is drawn after what is needed here.
             sizes = (config.stacked_size, config.codebook_size, config.codebook_dim, config.num_codebooks)
-            quantizer = RandomProjectionQuantizer(*sizes, seed=config.quantizer_seed, soft_input_dim=soft)
+            quantizer = RandomProjectionQuantizer(*sizes, seed=config.quantizer_seed)
             name = "anchor" if config.model_type == "birq" else "random projection"
             return [self._row(name, quantizer(stacked)[:, 0])]
         return []
