@@ -55,7 +55,7 @@ def pack_linear_layers(model: PreTrainedModel) -> PreTrainedModel:
             f"Packing is for float32 models on a CPU with oneDNN; this model is {model.dtype} on {model.device}"
             f"{'' if torch.backends.mkldnn.is_available() else ', and this build of torch has no oneDNN'}."
         )
-    for parent in list(model.base_model.layers.modules()):
+    for parent in list(model.base_model.get_submodule("layers").modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear):
                 setattr(parent, name, PackedLinear(child))
