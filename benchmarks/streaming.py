@@ -4,7 +4,7 @@
 
 Encoder steps run on features made beforehand, look-ahead chunk included: a step computes twice its chunk. The full
 path runs from samples to text through `StreamingBatch`: features, encoder, CTC head, decoding. Both have their linear
-layers packed (`pack_linear_layers`), as `hf-speech-ssl stream` does on a CPU; `plain layers` shows one stream without.
+layers packed (`pack_layers`), as `hf-speech-ssl stream` does on a CPU; `plain layers` shows one stream without.
 The left context is 5.12 s, or all there has been. Steps count once the left context is full. The peer is transformers'
 Nemotron encoder at the same size and left context, which looks ahead within its chunk and so computes each frame once.
 """
@@ -38,10 +38,10 @@ MINUTES = 5  # of audio for what grows with time
 
 def build_model(left_context_chunks: int | None, packed: bool = True):
     from hf_speech_ssl import ChunkSSLConfig, ChunkSSLForCTC
-    from hf_speech_ssl.packing import pack_linear_layers
+    from hf_speech_ssl.packing import pack_layers
 
     model = ChunkSSLForCTC(ChunkSSLConfig(**SIZES, left_context_chunks=left_context_chunks, vocab_size=32))
-    return pack_linear_layers(model) if packed else model.eval()
+    return pack_layers(model) if packed else model.eval()
 
 
 class Encoder:

@@ -64,7 +64,7 @@ def eager_attention_forward(
 
 
 class RotaryEmbedding(nn.Module):
-    """Angles of the rotary positions: positions (..., T) -> cosines and sines (..., T, 1, head_dim / 2)."""
+    """Angles of the rotary positions: positions (..., T) -> what `rotate` takes, (..., T, 1, head_dim) each."""
 
     def __init__(self, config: ConformerConfig):
         super().__init__()
@@ -73,14 +73,14 @@ class RotaryEmbedding(nn.Module):
     def forward(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         pairs = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float32)
         angles = positions[..., None].float() * self.theta ** (-pairs / self.head_dim)
-        return angles.cos()[..., None, :], angles.sin()[..., None, :]
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat([cos, cos], dim=-1)[..., None, :], torch.cat([-sin, sin], dim=-1)[..., None, :]
 
 
 def rotate(vectors: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Turn the feature pairs (i, i + d / 2) of (..., T, H, d) by the angles of their positions."""
-    first, second = vectors.chunk(2, dim=-1)
     cos, sin = cos.to(vectors.dtype), sin.to(vectors.dtype)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return torch.addcmul(vectors * cos, vectors.roll(vectors.shape[-1] // 2, dims=-1), sin)
 
 
 def normalise_over_frames(states: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:

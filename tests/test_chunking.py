@@ -9,7 +9,6 @@ from hf_speech_ssl.modeling import chunking
 from hf_speech_ssl.modeling.chunking import ChunkLayout, ConformerCache
 from hf_speech_ssl.modeling.configuration_chunkssl import ChunkSSLConfig
 from hf_speech_ssl.modeling.modeling_chunkssl import ChunkSSLForPreTraining, ChunkSSLModel
-from hf_speech_ssl.modeling.modeling_conformer import rotate
 
 TINY = {
     "num_mel_bins": 5,
@@ -75,13 +74,18 @@ def stream(model: ChunkSSLModel, features: torch.Tensor, mask: torch.Tensor, chu
     return torch.cat(outputs, dim=1)
 
 
+def turn(vectors, places):
+    """Rotary positions (T,) of vectors (T, H, 8)."""
+    angles = places[:, None, None].float() * 10000.0 ** (-torch.arange(0, 8, 2) / 8)
+    first, second = vectors.chunk(2, dim=-1)
+    turned = first * angles.cos() - second * angles.sin(), second * angles.cos() + first * angles.sin()
+    return torch.cat(turned, dim=-1)
+
+
 def attend(attention, queries, keys, query_places, key_places):
     """Attention of some frames over others, every frame with its place in the utterance."""
-    angles = lambda places: [  # noqa: E731
-        f(places[:, None, None].float() * 10000.0 ** (-torch.arange(0, 8, 2) / 8)) for f in (torch.cos, torch.sin)
-    ]
-    q = rotate(attention.qkv_proj(queries)[:, :16].view(-1, 2, 8), *angles(query_places))
-    k = rotate(attention.qkv_proj(keys)[:, 16:32].view(-1, 2, 8), *angles(key_places))
+    q = turn(attention.qkv_proj(queries)[:, :16].view(-1, 2, 8), query_places)
+    k = turn(attention.qkv_proj(keys)[:, 16:32].view(-1, 2, 8), key_places)
     v = attention.qkv_proj(keys)[:, 32:].view(-1, 2, 8)
     weights = torch.softmax(torch.einsum("qhd,khd->hqk", q, k) * 8**-0.5, dim=-1)
     return attention.out_proj(torch.einsum("hqk,khd->qhd", weights, v).reshape(-1, 16))

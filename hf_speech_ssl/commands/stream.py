@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 
 from ..data.audio import AudioError
-from ..packing import can_pack, pack_linear_layers
+from ..packing import can_pack, pack_layers
 from ..recognizer import Recognizer
 from ..streaming import StreamingTranscriber
 
@@ -44,7 +44,7 @@ def stream_to_terminal(
     recognizer = Recognizer.from_pretrained(model_name_or_path, **loading)
     transcriber = StreamingTranscriber(recognizer.model, recognizer.processor, chunk_duration_ms)
     if can_pack(recognizer.model):
-        pack_linear_layers(recognizer.model)
+        pack_layers(recognizer.model)
     screen = _Screen(output or sys.stdout)
     seconds = busy = 0.0
     for block, rate in _blocks(source, sampling_rate):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.audio import AudioError, load_audio
-from ..packing import can_pack, pack_linear_layers
+from ..packing import can_pack, pack_layers
 from ..recognizer import Recognizer
 from ..streaming import StreamingText, StreamingTranscriber
 
@@ -59,7 +59,7 @@ class LiveTranscripts:
         self.recognizer, self.chunk_duration_ms = recognizer, chunk_duration_ms
         self._transcriber()  # raises now what it would raise for the first visitor
         if can_pack(recognizer.model):
-            pack_linear_layers(recognizer.model)
+            pack_layers(recognizer.model)
         self._recordings: dict[str, _Recording] = {}
         self._lock = Lock()
 
