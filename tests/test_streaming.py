@@ -2,6 +2,7 @@
 
 import copy
 import types
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -170,7 +171,7 @@ def test_a_stream_remembers_which_axis_its_channels_are_on(parts):
     stereo = np.stack([samples, np.zeros_like(samples)], axis=1)
     for blocks in (stereo, stereo.T):
         transcriber = StreamingTranscriber(*parts, chunk_duration_ms=CHUNK_MS)
-        for begin, end in ((0, 500), (500, 501), (501, 503), (503, 506), (506, 8000)):
+        for begin, end in pairwise([0, 500, *range(501, 2000), 2002, 8000]):
             transcriber.accept(blocks[begin:end] if blocks is stereo else blocks[:, begin:end])
         assert transcriber.finish() == offline(parts, samples / 2)
 
@@ -227,6 +228,7 @@ def test_what_cannot_stream_is_refused(parts):
     with pytest.raises(ValueError, match="has finished"):
         batch.accept({stream: np.zeros(3)})
     other = batch.join()
+    batch.accept({other: np.zeros(99)}, sampling_rate=8_000)
     with pytest.raises(ValueError, match="has finished"):
         batch.finish(other, stream)
     assert not other.ended and batch.finish(other, other) == ["", ""]
