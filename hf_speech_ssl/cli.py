@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -65,9 +66,18 @@ def _transcribe(command: argparse.ArgumentParser) -> None:
 
 
 def _stream(command: argparse.ArgumentParser) -> None:
-    command.add_argument("source", metavar="FILE|-", help="an audio file, or - for raw 16-bit mono samples")
+    command.add_argument(
+        "source", metavar="FILE|-", help="an audio file, or - for raw 16-bit mono samples on standard input"
+    )
     command.add_argument("--model_name_or_path", required=True, help="folder or Hub id of a Chunk SSL CTC model")
-    command.add_argument("--chunk_duration_ms", type=int, default=320, help="duration of a chunk")
+    command.add_argument(
+        "--chunk_duration_ms", type=int, default=320, help="duration of a chunk; text is one to two chunks late"
+    )
+    command.add_argument(
+        "--left_context_chunks",
+        type=int,
+        help="chunks that are remembered; by default as many as the model was made for, or all, and memory grows",
+    )
     command.add_argument("--sampling_rate", type=int, default=RATE, help="of raw samples, in Hz")
     _loading_options(command)
 
@@ -188,7 +198,7 @@ def find(call: str) -> Callable[..., Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; errors that a user can mend are one line, not a traceback."""
+    """Run a command; errors that a user can mend and Ctrl-C are one line, not a traceback."""
     arguments = vars(parser().parse_args(argv))
     arguments.pop("command")
     try:
@@ -196,6 +206,9 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError, ImportError) as error:  # AudioError is a ValueError, what the Hub raises an OSError
         print(f"hf-speech-ssl: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("hf-speech-ssl: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 

@@ -334,8 +334,20 @@ class StreamingLayout:
         visible = torch.cat([cache.valid, frame_mask], dim=1)
         # Steps without padding, nearly all of them, need no mask.
         all_visible = bool(visible.all())
+        if not all_visible:
+            self.refuse_gaps()
         self.frame_mask = None if all_visible else frame_mask
         self.key_mask = None if all_visible else (visible | ~visible.any(-1, keepdim=True))[:, None, None, :]
+
+    def refuse_gaps(self) -> None:
+        """Raise ValueError for a stream that goes on behind padding: its convolutions would take that for its past."""
+        if self.cache.length:
+            gone_on = (self.cache.positions > 0) & ~self.cache.valid[:, -1] & self.chunk_mask.any(-1)
+            if gone_on.any():
+                raise ValueError(
+                    f"Streams {gone_on.nonzero().flatten().tolist()} of the batch go on behind a padded chunk. Only "
+                    f"a stream's last chunk may be padded; leave out streams that pause, with ConformerCache.select."
+                )
 
     def positions(self, device: torch.device) -> torch.Tensor:
         """Position of every frame of the step in its stream, (B, L)."""

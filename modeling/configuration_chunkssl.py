@@ -108,7 +108,8 @@ class ChunkSSLConfig(ConformerConfig):
         frames = round(duration_ms / frame_ms)
         if frames < 1 or frames * frame_ms != duration_ms:
             raise ValueError(
-                f"A chunk must last a whole number of encoder frames of {frame_ms:g} ms, got {duration_ms} ms."
+                f"A chunk must last a whole number of encoder frames of {frame_ms:g} ms, got {duration_ms} ms; "
+                f"{8 * frame_ms:g} ms would do."
             )
         return frames
 

@@ -93,15 +93,18 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
 
         Args:
             input_features: (B, F, num_mel_bins), normalised log-mel frames of 10 ms: utterances, or one chunk each.
-            attention_mask: (B, F), non-zero where a frame is real; real frames come first. All are, if absent.
+            attention_mask: (B, F), non-zero where a frame is real; real frames come first. All are, if absent. In a
+                streaming step, padding ends a stream: what comes later in its row must be padding too.
             chunk_size: encoder frames per chunk of a whole utterance; 0 is offline; the config's if absent.
             lookahead_features: (B, F', num_mel_bins), the chunk after `input_features`, for a streaming step.
             lookahead_attention_mask: (B, F'), non-zero where a frame of the look-ahead is real.
-            past_key_values: the cache that the step before returned; a new one is made if absent.
+            past_key_values: the cache that the step before returned, or an empty one. Absent, one is made that keeps
+                `config.left_context_chunks` chunks.
             use_cache: whether this is a streaming step; true with `past_key_values`.
 
         Raises:
-            ValueError: shapes that do not fit, a look-ahead without a cache, or a cache of other streams.
+            ValueError: shapes that do not fit, a look-ahead without a cache, a cache of other streams, or a stream
+                that goes on behind padding.
         """
         stacked, frame_mask = self.stack_frames(input_features, attention_mask)
         if past_key_values is not None or use_cache:

@@ -130,6 +130,10 @@ def test_a_header_alone_is_empty_and_a_piped_header_is_fine() -> None:
         ("too short", encode(NOISE[:160])),
         ("bad array", {"array": NOISE}),
         ("bad array", {"array": NOISE, "sampling_rate": 0}),
+        ("bad array", {"array": NOISE, "sampling_rate": 1}),  # a minute's samples would be days
+        ("bad array", {"array": NOISE, "sampling_rate": 1e9}),
+        ("bad array", {"array": NOISE * 30_000, "sampling_rate": 16_000}),
+        ("bad array", {"array": (NOISE * 30_000).astype(np.int64), "sampling_rate": 16_000}),
         ("bad array", {"array": NOISE, "sampling_rate": "16000"}),
         ("bad array", {"array": NOISE[None, None], "sampling_rate": 16_000}),
         ("bad array", {"array": [[0.1], [0.2, 0.3]], "sampling_rate": 16_000}),

@@ -241,6 +241,23 @@ def test_a_cache_of_other_streams_is_refused():
         model(torch.randn(2, 6, 5), lookahead_features=torch.randn(3, 6, 5), use_cache=True)
 
 
+@torch.no_grad()
+def test_a_stream_may_begin_late_but_not_go_on_behind_padding():
+    model = build()
+    features, mask = padded_batch([9, 6])
+    alone = stream(model, features, mask, 3)
+    late = torch.cat([features[:1], torch.cat([torch.zeros(1, 6, 5), features[1:, :12]], dim=1)])
+    heard = torch.ones(2, 18, dtype=torch.bool)
+    heard[1, :6] = False
+    both = stream(model, late, heard, 3)
+    torch.testing.assert_close(both[1, 3:], alone[1, :6], atol=1e-5, rtol=1e-5)
+    for pause in (slice(10, 12), slice(6, 12)):  # within the second chunk, all of it
+        heard = torch.ones(2, 18, dtype=torch.bool)
+        heard[1, pause] = False
+        with pytest.raises(ValueError, match=r"Streams \[1\] of the batch go on behind a padded chunk"):
+            stream(model, late, heard, 3)
+
+
 def test_scores_stay_within_the_windows(monkeypatch):
     """No attention call sees more than some chunks with their copies against what these may see."""
     shapes = []

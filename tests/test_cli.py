@@ -2,7 +2,7 @@
 
 import io
 import re
-import types
+import signal
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import soundfile
 import torch
 
 from hf_speech_ssl.cli import main
+from hf_speech_ssl.commands import stream as stream_command
 from hf_speech_ssl.decoding import build_ctc_processor
 from hf_speech_ssl.modeling.configuration_chunkssl import ChunkSSLConfig
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
@@ -33,14 +34,24 @@ def saved(tmp_path_factory):
     return model, processor, str(folder)
 
 
+class Pipe(io.BytesIO):
+    """Standard input that hands out odd pieces, as a pipe may; `at_read` is called before each."""
+
+    def __init__(self, data: bytes, at_read=lambda: None):
+        super().__init__(data)
+        self.at_read, self.buffer = at_read, self
+
+    def read1(self, size: int = -1) -> bytes:
+        self.at_read()
+        return self.read(min(size, 333))
+
+
 @pytest.mark.parametrize("from_file", [True, False])
 def test_stream_prints_the_transcript(saved, tmp_path, capsys, monkeypatch, from_file):
     model, processor, folder = saved
     samples = (np.random.default_rng(0).standard_normal(16_000) * 3000).astype(np.int16)
     soundfile.write(tmp_path / "a.wav", samples, 16_000)
-    stdin = io.BytesIO(samples.tobytes())
-    stdin.read1 = lambda size: stdin.read(min(size, 333))  # odd pieces, as a pipe may give them
-    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=stdin))
+    monkeypatch.setattr("sys.stdin", Pipe(samples.tobytes() + b"!"))  # half a sample too much
     source = str(tmp_path / "a.wav") if from_file else "-"
     assert main(["stream", source, "--model_name_or_path", folder]) == 0
     printed = capsys.readouterr()
@@ -51,14 +62,82 @@ def test_stream_prints_the_transcript(saved, tmp_path, capsys, monkeypatch, from
     assert re.search(r"1.0 s of audio in .* real-time factor 0?\.\d+|real-time factor \d", printed.err)
 
 
-def test_stream_says_what_is_wrong_in_one_line(saved, tmp_path, capsys):
+def test_stream_says_what_is_wrong_in_one_line(saved, tmp_path, capsys, monkeypatch):
     (tmp_path / "text.wav").write_text("no audio")
-    for arguments, message in (
-        ([str(tmp_path / "text.wav"), "--model_name_or_path", saved[2]], "not audio"),
-        ([str(tmp_path / "none.wav"), "--model_name_or_path", saved[2]], "none.wav"),
-        (["-", "--model_name_or_path", str(tmp_path)], "hf-speech-ssl:"),
-        (["-", "--model_name_or_path", saved[2], "--chunk_duration_ms", "7"], "whole number of encoder frames"),
+    (tmp_path / "empty.wav").touch()
+    header = io.BytesIO()
+    soundfile.write(header, np.zeros(99), 16_000, format="WAV")
+    for source, stdin, message, options in (
+        ("text.wav", None, "text.wav: not audio", {}),
+        ("none.wav", None, "none.wav: missing", {}),
+        ("empty.wav", None, "empty.wav: empty", {}),
+        (".", None, "missing: it cannot be opened", {}),
+        ("-", None, "missing: nothing is piped in", {}),
+        ("-", b"", "standard input: empty", {}),
+        ("-", b"a", "standard input: empty", {}),
+        ("-", header.getvalue(), "a wav file came in, raw 16-bit samples are needed", {}),
+        ("-", b"aa", "a number of Hz from 1000 to 768000, got -5", {"--sampling_rate": "-5"}),
+        ("-", b"aa", "There is no model folder", {"--model_name_or_path": str(tmp_path / "no")}),
+        ("-", b"aa", "whole number of encoder frames of 40 ms, got 7 ms", {"--chunk_duration_ms": "7"}),
+        ("-", b"aa", "left_context_chunks must be", {"--left_context_chunks": "-1"}),
     ):
-        assert main(["stream", *arguments]) == 1
-        error = capsys.readouterr().err
-        assert message in error and "Traceback" not in error
+        monkeypatch.setattr("sys.stdin", None if stdin is None else Pipe(stdin))
+        options = {"--model_name_or_path": saved[2], **options}
+        source = source if source == "-" else str(tmp_path / source)
+        assert main(["stream", source, *(word for pair in options.items() for word in pair)]) == 1
+        printed = capsys.readouterr()
+        last = printed.err.strip().splitlines()[-1]
+        assert last.startswith("hf-speech-ssl: ") and message in last and not printed.out
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+def test_ctrl_c_ends_the_stream_with_what_was_heard(saved, tmp_path, capsys, monkeypatch, from_file):
+    """In the middle of a step it is kept for the next block; while standard input is waited for it ends the wait."""
+    model, processor, folder = saved
+    samples = (np.random.default_rng(0).standard_normal(32_000) * 3000).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000)
+    accept, calls, heard = StreamingTranscriber.accept, [], []
+
+    def interrupt(times: int) -> None:
+        calls.append(None)
+        if len(calls) == times:
+            signal.raise_signal(signal.SIGINT)
+
+    def hear(self, block, rate):
+        if from_file:
+            interrupt(8)
+        heard.append(block)
+        return accept(self, block, rate)
+
+    monkeypatch.setattr(StreamingTranscriber, "accept", hear)
+    monkeypatch.setattr("sys.stdin", Pipe(samples.tobytes(), lambda: None if from_file else interrupt(100)))
+    source = str(tmp_path / "a.wav") if from_file else "-"
+    assert main(["stream", source, "--model_name_or_path", folder]) == 130
+    assert len(heard) == (8 if from_file else 99)
+    monkeypatch.undo()
+    transcriber = StreamingTranscriber(model, processor)
+    transcriber.accept(np.concatenate(heard))
+    printed = capsys.readouterr()
+    assert printed.out == transcriber.finish() + "\n" and "real-time factor" in printed.err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("columns", [8, 12, 40])
+def test_a_terminal_shows_every_word_once(columns, capsys, monkeypatch):
+    """Rows of final words stay, only the last row is rewritten, and none but a word is wider than the terminal."""
+    text = "so much to say about " + "very" * 5 + " little and a few more words"
+    output = io.StringIO()
+    output.isatty = lambda: True
+    monkeypatch.setenv("COLUMNS", str(columns))
+    screen = stream_command._Screen(output)
+    for end in range(len(text)):
+        screen.show(text[:end].strip(), text[: max(0, text.rfind(" ", 0, end))])
+        if end == 30:
+            screen.interrupt("Left out: something")
+    live = output.getvalue()
+    screen.close(text)
+    assert all(len(row) < columns or " " not in row for row in re.split(r"\r\x1b\[K|\n", live))
+    rows = [row.split("\r\033[K")[-1] for row in output.getvalue().split("\n")]
+    assert " ".join(rows).split() == text.split()
+    assert all(len(row) < columns or " " not in row for row in rows)
+    assert capsys.readouterr().err == "Left out: something\n"

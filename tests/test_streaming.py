@@ -1,5 +1,9 @@
 """Live = offline: whatever the pieces, and whoever else is speaking."""
 
+import copy
+import types
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import soxr
@@ -17,6 +21,7 @@ from hf_speech_ssl.modeling.modeling_chunkssl import ChunkSSLForCTC
 from hf_speech_ssl.streaming import StreamingBatch, StreamingTranscriber
 
 CHUNK_MS = 80
+ONE_FRAME, ONE_CHUNK = 400 + 3 * 160, 400 + 7 * 160  # samples for an encoder frame and for a chunk of two
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 
 
@@ -39,9 +44,18 @@ def speech(seconds: float, seed: int = 0) -> np.ndarray:
     return (loudness * (tone + 0.1 * random.standard_normal(count))).astype(np.float32)
 
 
+def variant(parts, lookahead: int, past: int | None):
+    """The same weights with another look-ahead and memory."""
+    model = copy.deepcopy(parts[0])
+    model.config.num_lookahead_chunks, model.config.left_context_chunks = lookahead, past
+    return model, parts[1]
+
+
 @torch.no_grad()
 def offline(parts, samples: np.ndarray) -> str:
     model, processor = parts
+    if len(samples) < ONE_FRAME:
+        return ""
     inputs = processor.feature_extractor(samples, sampling_rate=16_000, return_tensors="pt")
     logits = model(**inputs, chunk_size=model.config.chunk_frames(CHUNK_MS)).logits
     return ctc_text(greedy_ctc(logits)[0], processor.tokenizer)
@@ -52,14 +66,17 @@ def test_the_model_says_something(parts):
 
 
 @given(
-    seconds=st.floats(0.03, 1.6),
+    seconds=st.floats(0.0, 1.6),
     seed=st.integers(0, 99),
+    lookahead=st.integers(0, 1),
+    past=st.one_of(st.none(), st.integers(0, 3)),
     cuts=st.lists(st.one_of(st.just(0), st.just(1), st.integers(2, 6000)), min_size=1, max_size=12),
 )
 @settings(max_examples=30, deadline=None)
-def test_any_split_gives_the_offline_text(parts, seconds, seed, cuts):
+def test_any_split_gives_the_offline_text(parts, seconds, seed, lookahead, past, cuts):
     samples, place = speech(seconds, seed), 0
-    transcriber = StreamingTranscriber(*parts, chunk_duration_ms=CHUNK_MS)
+    streaming = variant(parts, lookahead, None)
+    transcriber = StreamingTranscriber(*streaming, chunk_duration_ms=CHUNK_MS, left_context_chunks=past)
     before = ""
     for cut in [*cuts, len(samples)]:
         result = transcriber.accept(samples[place : place + cut])
@@ -68,7 +85,26 @@ def test_any_split_gives_the_offline_text(parts, seconds, seed, cuts):
         before = result.final
     text = transcriber.finish()
     assert text.startswith(before)
-    assert text == (offline(parts, samples) if len(samples) >= 1000 else "")
+    assert text == offline(variant(parts, lookahead, past), samples)
+
+
+@pytest.mark.parametrize("pieces", [1, 3, None])  # None: sample by sample
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+@pytest.mark.parametrize("edge", [0, 1, 400, ONE_FRAME, ONE_CHUNK, ONE_CHUNK + 640, ONE_CHUNK + 1280])
+def test_very_short_signals(parts, edge, extra, pieces):
+    """At the edges of a feature frame, an encoder frame, and chunks with and without look-ahead."""
+    samples = speech(0.25, seed=3)[: max(0, edge + extra)]
+    transcriber = StreamingTranscriber(*parts, chunk_duration_ms=CHUNK_MS)
+    for piece in np.array_split(samples, pieces or max(1, len(samples))):
+        transcriber.accept(piece)
+    assert transcriber.finish() == offline(parts, samples)
+
+
+def test_memory_is_bounded_where_asked(parts):
+    transcriber = StreamingTranscriber(*parts, chunk_duration_ms=CHUNK_MS, left_context_chunks=3)
+    for _ in range(5):
+        transcriber.accept(speech(1.0))
+        assert transcriber.stream.cache.length == 6 and transcriber.stream.cache.keys[0].shape[2] < 20
 
 
 def test_streams_of_a_batch_do_not_hear_each_other(parts):
@@ -118,11 +154,26 @@ def test_safe_conversions(parts):
         transcriber.accept(block[:5000])
         transcriber.accept(block[5000:])
         assert transcriber.finish() == expected
-    slow = soxr.resample(samples, 16_000, 8_000)
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+def test_other_rates(parts, rate):
+    samples = soxr.resample(speech(1.0), 16_000, rate)
     transcriber = StreamingTranscriber(*parts, chunk_duration_ms=CHUNK_MS)
-    for start in range(0, len(slow), 700):
-        transcriber.accept(slow[start : start + 700], sampling_rate=8_000)
-    assert transcriber.finish() == offline(parts, soxr.resample(slow, 8_000, 16_000))
+    for start in range(0, len(samples), 701):
+        transcriber.accept(samples[start : start + 701], sampling_rate=rate)
+    assert transcriber.finish() == offline(parts, soxr.resample(samples, rate, 16_000))
+
+
+def test_a_stream_remembers_which_axis_its_channels_are_on(parts):
+    """A block of one or two samples does not tell."""
+    samples = speech(0.5)
+    stereo = np.stack([samples, np.zeros_like(samples)], axis=1)
+    for blocks in (stereo, stereo.T):
+        transcriber = StreamingTranscriber(*parts, chunk_duration_ms=CHUNK_MS)
+        for begin, end in pairwise([0, 500, *range(501, 2000), 2002, 8000]):
+            transcriber.accept(blocks[begin:end] if blocks is stereo else blocks[:, begin:end])
+        assert transcriber.finish() == offline(parts, samples / 2)
 
 
 def test_a_refused_block_leaves_the_stream_as_it_was(parts):
@@ -135,8 +186,30 @@ def test_a_refused_block_leaves_the_stream_as_it_was(parts):
         transcriber.accept(bad)
     with pytest.raises(AudioError, match="began at 16000 Hz and now brings 8000 Hz"):
         transcriber.accept(samples[7000:], sampling_rate=8_000)
-    with pytest.raises(AudioError, match="bad array"):
-        transcriber.accept(["a"])
+    stream = transcriber.stream
+    before = (
+        stream.samples,
+        stream.features,
+        stream.heard_seconds,
+        stream.cache,
+        stream.cache.valid,
+        stream.channel_axis,
+    )
+    for block in (["a"], [[0.1], [0.2, 0.3]], samples * 1j, samples * 20_000, samples * 1e30, [1, 2], None, "text"):
+        with pytest.raises(AudioError, match="stream 1 at 0.44 s: bad array"):
+            transcriber.accept(block)
+    other = transcriber.batch.join()
+    with pytest.raises(AudioError, match="stream 2 at 0.00 s"):
+        transcriber.batch.accept({stream: np.zeros((500, 2)), other: bad})  # nobody's block is heard
+    after = (
+        stream.samples,
+        stream.features,
+        stream.heard_seconds,
+        stream.cache,
+        stream.cache.valid,
+        stream.channel_axis,
+    )
+    assert all(one is other for one, other in zip(before, after, strict=True))
     transcriber.accept(samples[7000:])
     assert transcriber.finish() == offline(parts, samples)
     transcriber.accept(samples)  # a new stream
@@ -154,3 +227,37 @@ def test_what_cannot_stream_is_refused(parts):
     batch.finish(stream)
     with pytest.raises(ValueError, match="has finished"):
         batch.accept({stream: np.zeros(3)})
+    other = batch.join()
+    batch.accept({other: np.zeros(99)}, sampling_rate=8_000)
+    with pytest.raises(ValueError, match="has finished"):
+        batch.finish(other, stream)
+    assert not other.ended and batch.finish(other, other) == ["", ""]
+    with pytest.raises(ValueError, match="ChunkSSLModel cannot stream"):
+        StreamingTranscriber(model.encoder, processor)
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        StreamingTranscriber(model, processor, left_context_chunks=-1)
+    with pytest.raises(ValueError, match="Wav2Vec2CTCTokenizer.*got Named"):
+        StreamingTranscriber(model, types.SimpleNamespace(tokenizer=Named()))
+
+
+class Named:
+    """A tokenizer of another kind."""
+
+
+def test_a_broken_model_is_not_taken_for_silence(parts):
+    model = copy.deepcopy(parts[0])
+    model.ctc_head.bias.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="NaN"):
+        StreamingTranscriber(model, parts[1]).accept(speech(1.0))
+
+
+def test_text_is_written_as_the_tokenizer_writes_it():
+    torch.manual_seed(1)
+    processor = build_ctc_processor(["AB C"], SpeechSSLFeatureExtractor(mean=[10.0] * 80, variance=[9.0] * 80))
+    processor.tokenizer.do_lower_case = True
+    config = ChunkSSLConfig(conv_kernel_size=5, vocab_size=len(processor.tokenizer), **TINY)
+    config.initializer_range = 0.5
+    model = ChunkSSLForCTC(config).eval()
+    transcriber = StreamingTranscriber(model, processor, chunk_duration_ms=CHUNK_MS)
+    text = transcriber.accept(speech(3.0)).text
+    assert "c" in text and transcriber.finish() == offline((model, processor), speech(3.0))

@@ -26,6 +26,8 @@ MIN_SAMPLES = 400  # 25 ms, one analysis window of the features
 
 AudioSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | dict[str, Any]"
 
+_RATES = (1_000, 768_000)  # Hz: what is outside is a mistake, and resampling it could fill the memory
+_LOUDEST = 32.0  # floats overshoot 1 by some decibels when they were mixed or decoded, not by thirty
 _BLOCK = 1 << 20  # frames decoded at once: what a header claims is never allocated before it has been read
 _SLACK_BYTES = 64  # sloppy writers are off by a header's few bytes; that is no lost speech
 _UNKNOWN_SIZE = 0x7FFF_0000  # writers to a pipe put sizes from here up: "until the end of the file"
@@ -170,14 +172,9 @@ def open_audio(source: Any, name: str) -> Iterator[soundfile.SoundFile]:
             raise AudioError(name, "missing", f"neither 'bytes' nor 'path' is set; the keys are {sorted(source)}.")
         source = source["bytes"] if source.get("bytes") is not None else source["path"]
     if isinstance(source, (str, os.PathLike)):
-        try:
-            with fsspec.open(os.fspath(source), "rb") if is_remote(source) else open(source, "rb") as file:
-                # A remote file is read once, whole: libsndfile seeks, and each seek would be a request.
-                with open_audio(file.read() if is_remote(source) else file, name) as audio:
-                    yield audio
-                return
-        except OSError as error:
-            raise AudioError(name, "missing", f"it cannot be opened ({error}); check the path.") from error
+        with _open_path(source, name) as file, open_audio(file, name) as audio:
+            yield audio
+        return
     if isinstance(source, (bytes, bytearray, memoryview)):
         source = io.BytesIO(source)
     if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
@@ -198,6 +195,16 @@ def open_audio(source: Any, name: str) -> Iterator[soundfile.SoundFile]:
     with file:
         _check_complete(file, name)
         yield file
+
+
+def _open_path(path: "str | os.PathLike[str]", name: str) -> BinaryIO:
+    try:
+        if not is_remote(path):
+            return open(path, "rb")
+        with fsspec.open(path, "rb") as file:
+            return io.BytesIO(file.read())  # once, whole: libsndfile seeks, and each seek would be a request
+    except OSError as error:
+        raise AudioError(name, "missing", f"it cannot be opened ({error}); check the path.") from error
 
 
 def _check_complete(file: soundfile.SoundFile, name: str) -> None:
@@ -243,14 +250,19 @@ def mono_blocks(file: soundfile.SoundFile, name: str, block_frames: int = _BLOCK
         )
 
 
-def array_to_mono(source: dict[str, Any], name: str) -> tuple[np.ndarray, float]:
-    """Mono float32 samples and their rate from `{"array" or "raw", "sampling_rate"}`."""
-    rate = source.get("sampling_rate")
-    if not isinstance(rate, (int, float, np.integer, np.floating)) or not 0 < rate < float("inf"):
-        raise AudioError(name, "bad array", f"'sampling_rate' must be a positive number of Hz, got {rate!r}.")
+def array_to_mono(source: dict[str, Any], name: str, channel_axis: int | None = None) -> tuple[np.ndarray, float]:
+    """Mono float32 samples and their rate from `{"array" or "raw", "sampling_rate"}`.
+
+    Args:
+        channel_axis: of two-dimensional samples; the shorter axis, if absent.
+
+    Raises:
+        AudioError: "bad array": no real samples of one or two dimensions, a scale that cannot be known, no such rate.
+    """
+    rate = check_rate(source.get("sampling_rate"), name)
     try:
         samples = np.asarray(source["array"] if source.get("array") is not None else source.get("raw"))
-    except (TypeError, ValueError) as error:  # ragged lists, tensors on a GPU
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on a GPU
         raise AudioError(name, "bad array", f"it cannot become a numpy array ({error}).") from error
     if samples.dtype.kind not in "iuf" or samples.ndim not in (1, 2):
         raise AudioError(
@@ -259,14 +271,40 @@ def array_to_mono(source: dict[str, Any], name: str) -> tuple[np.ndarray, float]
             f"real samples of shape (samples,) or (samples, channels) are needed, "
             f"got {samples.dtype} of shape {samples.shape}.",
         )
-    if samples.dtype.kind in "iu":
-        limits = np.iinfo(samples.dtype)
-        offset = 0 if limits.min < 0 else (limits.max + 1) // 2  # unsigned PCM is centred at half its range
-        scale = (limits.max + 1) // 2 if offset else limits.max + 1
-        samples = (samples.astype(np.float64) - offset) / scale
+    samples = _scaled(samples, name)
     if samples.ndim == 2:
-        samples = samples.mean(axis=int(np.argmin(samples.shape)) if samples.size else 0, dtype=np.float64)
-    return np.ascontiguousarray(samples, dtype=np.float32), float(rate)
+        axis = int(np.argmin(samples.shape)) if channel_axis is None else channel_axis
+        samples = samples.mean(axis=axis if samples.size else 0, dtype=np.float64)
+    return np.ascontiguousarray(samples, dtype=np.float32), rate
+
+
+def check_rate(rate: Any, name: str) -> float:
+    """A sampling rate in Hz as a float; raises `AudioError` for what no recording has."""
+    if not isinstance(rate, (int, float, np.integer, np.floating)) or not _RATES[0] <= rate <= _RATES[1]:
+        raise AudioError(
+            name, "bad array", f"'sampling_rate' must be a number of Hz from {_RATES[0]} to {_RATES[1]}, got {rate!r}."
+        )
+    return float(rate)
+
+
+def _scaled(samples: np.ndarray, name: str) -> np.ndarray:
+    """Integers by the range of their type, floats as they are."""
+    if samples.dtype.kind == "f":
+        peak = float(np.abs(samples).max(initial=0.0))
+        if _LOUDEST < peak < float("inf"):
+            raise AudioError(
+                name,
+                "bad array",
+                f"floats must lie in [-1, 1], got {peak:g}; divide by what stands for 1 (32768 if they were int16).",
+            )
+        return samples
+    if samples.dtype.itemsize > 4:
+        raise AudioError(
+            name, "bad array", f"the full scale of {samples.dtype} samples is unknown; pass int16, int32 or floats."
+        )
+    limits = np.iinfo(samples.dtype)
+    offset = 0 if limits.min < 0 else (limits.max + 1) // 2  # unsigned PCM is centred at half its range
+    return (samples.astype(np.float64) - offset) / (offset or limits.max + 1)
 
 
 def _check_length(seconds: float, max_seconds: float | None, name: str) -> None:
