@@ -186,7 +186,7 @@ def test_a_checkpoint_says_that_it_is_one(run):
     found = contents(run / "checkpoint-500")
     (card,) = (upload for upload in found.uploads if upload.path == "README.md")
     card = ModelCard(card.source.decode())
-    assert "after 500 updates" in card.text and "2 hours" in card.text
+    assert "after 500 updates" in card.text and "(2.0 hours of audio)" in card.text
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "automatic-speech-recognition")
     assert set(found.withheld) == {"optimizer.pt", "training_state.json"}
     assert 'AutoModelForCTC.from_pretrained("checkpoint-500", trust_remote_code=True)' in card.text

@@ -198,5 +198,7 @@ def dataset_in_words(name: str) -> str:
 
 
 def duration_in_words(hours: float) -> str:
-    """Hours, or minutes where it is less than one."""
-    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+    """Hours, or minutes or seconds where it is less than one."""
+    if hours >= 1:
+        return f"{hours:,.1f} hours"
+    return f"{60 * hours:.1f} minutes" if 60 * hours >= 1 else f"{3600 * hours:.1f} seconds"

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers.dynamic_module_utils import get_relative_imports
 
 from .architecture import TAGS
-from .card import addressed
+from .card import addressed, duration_in_words
 from .metadata import COMMON_TAGS, LIBRARY, pipeline_tag
 from .privacy import PrivacyCheck, without_paths
 from .run_files import EVALUATIONS
@@ -187,12 +187,12 @@ def _check_is_model(folder: Path, names: set[str], withheld: dict[str, str]) -> 
 def checkpoint_card(folder: Path) -> str:
     """A short card that says what a checkpoint is, and is not."""
     state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-    return short_card(
-        folder,
-        f"Checkpoint after {state['step']} updates",
-        f"Weights as they were after {state['step']} updates ({state['audio_seconds'] / 3600:.3g} hours of audio), in "
-        f"the middle of a training run. The figures of the run's final model do not apply to them.",
+    after = f"after {state['step']:,} update{'s' * (state['step'] != 1)}"
+    text = (
+        f"Weights as they were {after} ({duration_in_words(state['audio_seconds'] / 3600)} of audio), in the middle "
     )
+    text += "of a training run. The figures of the run's final model do not apply to them."
+    return short_card(folder, f"Checkpoint {after}", text)
 
 
 def short_card(folder: Path, title: str, text: str) -> str:
