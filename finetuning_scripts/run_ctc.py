@@ -16,7 +16,7 @@ from transformers import AutoModelForCTC, PreTrainedConfig, PreTrainedModel, Wav
 
 from hf_speech_ssl.decoding import build_ctc_processor
 from hf_speech_ssl.evaluation import normalize_text
-from hf_speech_ssl.hub import check_login, publish
+from hf_speech_ssl.hub import check_push, publish
 from hf_speech_ssl.training.building import is_ctc_model, load_feature_extractor, load_model, make_config
 from hf_speech_ssl.training.checkpoints import checkpoint_to_resume
 from hf_speech_ssl.training.corpus import Corpus, DataSettings
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     resumed = checkpoint_to_resume(settings.output_dir, settings.resume_from_checkpoint)
 
     if settings.push_to_hub:
-        check_login()
+        check_push(settings.output_dir, settings.hub_model_id)
     accelerator = make_accelerator(settings)
     write_arguments(Path(settings.output_dir), accelerator, model_settings, data, settings)
     corpus = Corpus.load(data, accelerator, text_column=model_settings.text_column_name)

@@ -13,7 +13,7 @@ batches hold 100 utterances, about 1,200 seconds in all: set `per_device_train_b
 from pathlib import Path
 
 from hf_speech_ssl import BiRQForPreTraining
-from hf_speech_ssl.hub import check_login, publish
+from hf_speech_ssl.hub import check_push, publish
 from hf_speech_ssl.training.building import load_model, make_config
 from hf_speech_ssl.training.corpus import DataSettings
 from hf_speech_ssl.training.pretraining import PretrainingSettings, pretrain
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     pretrained = choice.model_name_or_path
     config = make_config(choice.config_name, pretrained, choice.config_overrides)
     if settings.push_to_hub:
-        check_login()
+        check_push(settings.output_dir, settings.hub_model_id)
     accelerator = make_accelerator(settings)
     write_arguments(Path(settings.output_dir), accelerator, choice, data, settings)
     model = load_model(BiRQForPreTraining, config, pretrained)

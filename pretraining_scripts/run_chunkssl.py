@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_speech_ssl import ChunkSSLConfig, ChunkSSLForPreTraining, FSQModel
-from hf_speech_ssl.hub import check_login, publish
+from hf_speech_ssl.hub import check_push, publish
 from hf_speech_ssl.training.building import load_model, make_config
 from hf_speech_ssl.training.corpus import DataSettings
 from hf_speech_ssl.training.pretraining import PretrainingSettings, pretrain
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     pretrained = choice.model_name_or_path
     config = make_config(choice.config_name, pretrained, choice.config_overrides, **sizes)
     if settings.push_to_hub:
-        check_login()
+        check_push(settings.output_dir, settings.hub_model_id)
     accelerator = make_accelerator(settings)
     write_arguments(Path(settings.output_dir), accelerator, choice, data, settings)
     model = load_model(ChunkSSLForPreTraining, config, pretrained)

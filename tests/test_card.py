@@ -106,7 +106,11 @@ def test_the_card_of_a_ctc_model(tmp_path):
     found = {(r.dataset_split, r.metric_type, r.metric_value) for r in card.data.eval_results}
     assert found == {("validation", "wer", 12.34), ("validation", "cer", 5.0), ("test", "wer", 20.0)}
     words = ["137.0 million", "12.34 %", "2 files", "4 x CPU, 30.0 minutes", "10.0 seconds of audio per second"]
-    words += ["no confidence intervals were computed", "| `weight_decay` | 0.0 |", "| `hidden_size` | 512 |"]
+    words += [
+        "on the splits `validation` and `test`; no confidence intervals were computed",
+        "| `weight_decay` | 0.0 |",
+        "| `hidden_size` | 512 |",
+    ]
     words += ["2509.15430", "2509.15579", "5.0 hours of audio", "Precision: float32", "fine-tuned from `someone/birq"]
     for word in words:
         assert word in card.text, word
@@ -178,6 +182,12 @@ def test_evaluations_of_other_kinds_stand_beside_it(tmp_path):
     assert "| 50.00 % | 50.00 % |" in text_of(folder) and "No confidence intervals" in text_of(folder)
     rates = rates_on_the_hub(folder)
     assert rates["test", "WER"] == rates["test", "WER, beam search"] == 5.12, "part of a split is no figure of it"
+
+
+def test_evaluations_of_training_on_part_of_a_split_say_so(tmp_path):
+    write_model_card(folder_of_run(tmp_path, eval_split_name="test", max_eval_samples=1200))
+    assert "on the split `test`, the first 1,200 utterances only; no conf" in text_of(tmp_path)
+    assert ModelCard.load(tmp_path / "README.md").data.eval_results is None
 
 
 def test_streaming_error_rates_of_training_are_told_apart(tmp_path):
@@ -363,6 +373,7 @@ def test_all_snippets_of_a_card_run(kind, tmp_path, monkeypatch, capsys):
     write_model_card(folder_of_run(tmp_path / kind, dataset_name="synthetic"))
     soundfile.write(tmp_path / "speech.wav", speech_like(2.0), 16_000)
     monkeypatch.chdir(tmp_path)
+    assert text_of(tmp_path / kind).count("needs the package") == (kind != "ctc")
     snippets = re.findall(r"```python\n(.*?)```", text_of(tmp_path / kind), flags=re.DOTALL)
     assert len(snippets) == 3
     for snippet in snippets:

@@ -54,6 +54,17 @@ def test_publishing_writes_results_curves_and_card_and_then_uploads(run, monkeyp
     assert {"README.md", "training_curves.png", "results.json"} <= pushed[0][1]
 
 
+def test_what_could_not_be_pushed_is_said_before_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_some")
+    hub.check_push(tmp_path / "good"), hub.check_push(tmp_path / "not good", "me/good")
+    for folder, name in (("not good", None), ("good", "me/not good")):
+        with pytest.raises(ValueError, match="not good' cannot be a repository, give user/name"):
+            hub.check_push(tmp_path / folder, name)
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(OSError, match="not logged in"):
+        hub.check_push(tmp_path / "good")
+
+
 @pytest.mark.slow
 def test_the_templates_are_in_the_wheel(tmp_path):
     root = Path(__file__).parent.parent

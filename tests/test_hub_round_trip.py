@@ -26,7 +26,7 @@ TRAIN = """
 import run_ctc
 from hf_speech_ssl.cli import main
 folder = sys.argv[1]
-run_ctc.main([*sys.argv[2:], "--output_dir", folder, "--push_to_hub", "--hub_model_id", "me/asr"])
+run_ctc.main([*sys.argv[2:], "--output_dir", folder, "--push_to_hub"])
 assert main(["push", folder + "/checkpoint-1", "me/asr", "--revision", "step-1"]) == 0
 """
 # Transformers' own way from a model in memory to the Hub.
@@ -53,6 +53,12 @@ for revision in revisions or ["main"]:
 transcribe = pipeline("automatic-speech-recognition", name, trust_remote_code=True)
 torch.save((logits, transcribe(wave, return_timestamps="word")), outputs)
 """
+# Copies the snippets of the card argv[1] as they stand, beside a speech.wav.
+SNIPPETS = """
+import re
+for snippet in re.findall(r"```python\\n(.*?)```", open(sys.argv[1]).read(), flags=re.DOTALL):
+    exec(snippet, {})
+"""
 # Each of argv is "repository,revision,token", or "repository,revision,local" for the cache alone; prints what comes of
 # loading it, a line each.
 TRY = """
@@ -75,7 +81,8 @@ def client(
     hub: HubServer, home: Path, program: str, *arguments: object, package: bool = False, **variables: str
 ) -> str:
     """What a process with an empty past prints; `package=False` hides this package from it."""
-    start = f"import sys\nsys.path[:0] = {[str(ROOT / 'finetuning_scripts')]}\n" if package else HIDE_THE_PACKAGE
+    ours = [str(ROOT / "finetuning_scripts"), str(ROOT)]  # this checkout, whichever is installed
+    start = f"import sys\nsys.path[:0] = {ours}\n" if package else HIDE_THE_PACKAGE
     result = subprocess.run(
         [sys.executable, "-I", "-c", start + program, *map(str, arguments)],
         cwd=home.parent,
@@ -109,14 +116,14 @@ def test_train_push_load(hub, tmp_path):
     flags += "--dataset_config_name sentences=12,eval_sentences=3 --normalization_seconds 20 --logging_steps 1 "
     flags += "--eval_split_name validation --eval_steps 1 --per_device_train_batch_seconds 12"
     cache = {"HF_SPEECH_SSL_CACHE": str(tmp_path / "cache")}
-    folder = tmp_path / "out"
-    client(hub, tmp_path / "author", TRAIN, folder, *flags.split(), package=True, **cache)
+    folder = tmp_path / "of_ann" / "asr"  # the repository is named after it, and told so by a relative path
+    client(hub, tmp_path / "author", TRAIN, folder.relative_to(tmp_path), *flags.split(), package=True, **cache)
 
     files = hub.files("models/me/asr")
     found = {"model.safetensors", "README.md", "results.json", "train_log.jsonl", "modeling_birq.py"}
     assert found | {"training_curves.png", "run_arguments.json", "processor_config.json"} <= files.keys()
     assert any(name.startswith("runs/") for name in files)
-    private = [str(tmp_path).encode(), TOKEN.encode(), os.uname().nodename.encode() + b"."]
+    private = [b"of_ann", str(tmp_path).encode(), TOKEN.encode(), os.uname().nodename.encode() + b"."]
     assert not [
         (name, word) for name, data in files.items() for word in private if word in data or word in name.encode()
     ]
@@ -126,6 +133,12 @@ def test_train_push_load(hub, tmp_path):
         assert torch.equal(got, run(FAMILIES["birq"].ctc.from_pretrained(saved).eval()))
     assert not torch.equal(*logits)
     assert text == pipeline("automatic-speech-recognition", str(folder))(speech_like(1.0), return_timestamps="word")
+
+    soundfile.write(tmp_path / "speech.wav", speech_like(1.0), 16_000, "FLOAT")
+    for branch, card in (("main", files["README.md"]), ("step-1", hub.files("models/me/asr", "step-1")["README.md"])):
+        (tmp_path / f"{branch}.md").write_bytes(card)
+        printed = client(hub, tmp_path / "stranger", SNIPPETS, tmp_path / f"{branch}.md")
+        assert printed.startswith(str(text)) if branch == "main" else 'revision="step-1"' in card.decode()
 
 
 @pytest.mark.slow

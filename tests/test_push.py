@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -50,7 +51,14 @@ def run(tmp_path):
     arguments = {"dataset_name": str(folder / "speech"), "output_dir": "exp/run", "cache": "~/x", "name": "me/birq"}
     write(folder, "run_arguments.json", json.dumps(arguments, indent=2))
     write(folder, "train_log.jsonl", '{"step": 1, "file": "/data/a.wav"}\n{"step": 2}\n')
-    write(folder, "evaluation_test.json", '{"worst": [{"audio": "C:\\\\audio\\\\b.wav", "text": "yes/no"}]}')
+    evaluation = {
+        "model": "exp/ann/run",
+        "dataset": "C:\\audio\\calls",
+        "split": "yes/no",
+        "settings": {"lm_path": "a/b"},
+    }
+    people = {"speakers": [{"speaker": "Ann"}], "worst": [{"reference": "a secret"}]}
+    write(folder, "evaluation_test.json", json.dumps(evaluation | people))
     for name in (*EVENT_FILES, "runs/hf_speech_ssl/1700000000.5/hparams.yml"):
         write(folder, name, b"\x00brain.Event:2" + os.urandom(9))
     for name in (
@@ -98,6 +106,7 @@ def test_what_goes_up_and_what_stays_back(run, no_network):
         "process-00000.pt": "state of the run",
         "runs/hf_speech_ssl/1700000000.5/hparams.yml": "repeats",
         "a.wav": "no part of a model",
+        "evaluation_test.json, speakers and worst": "people",
     }.items():
         assert reason in found.withheld.pop(name)
     assert not found.withheld
@@ -111,7 +120,8 @@ def test_local_paths_lose_their_folders_in_a_copy(run):
     arguments = json.loads(uploads["run_arguments.json"])
     assert arguments == {"dataset_name": "speech", "output_dir": "run", "cache": "x", "name": "me/birq"}
     assert uploads["train_log.jsonl"] == '{"step": 1, "file": "a.wav"}\n{"step": 2}\n'
-    assert json.loads(uploads["evaluation_test.json"])["worst"] == [{"audio": "b.wav", "text": "yes/no"}]
+    evaluation = {"model": "run", "dataset": "calls", "split": "yes/no", "settings": {"lm_path": "b"}}
+    assert json.loads(uploads["evaluation_test.json"]) == evaluation, "nor do people go up"
     assert uploads["config.json"] == (run / "config.json").read_text(), "nothing to change: not a byte is"
     assert (run / "run_arguments.json").read_bytes() == before
 
@@ -176,9 +186,34 @@ def test_a_checkpoint_says_that_it_is_one(run):
     found = contents(run / "checkpoint-500")
     (card,) = (upload for upload in found.uploads if upload.path == "README.md")
     card = ModelCard(card.source.decode())
-    assert "after 500 updates" in card.text and "2 hours" in card.text
+    assert "after 500 updates" in card.text and "(2.0 hours of audio)" in card.text
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "automatic-speech-recognition")
     assert set(found.withheld) == {"optimizer.pt", "training_state.json"}
+    assert 'AutoModelForCTC.from_pretrained("checkpoint-500", trust_remote_code=True)' in card.text
+
+
+def test_a_card_names_the_place_that_it_is_read_at(run):
+    """Its snippets, that is; and a card that another wrote is left alone."""
+    ours = "---\ntags:\n- hf-speech-ssl\nmodel_name: run\n---\n\n# run\n\n`run`, `a.py --model_name_or_path run --x`, "
+    ours += '`hf-speech-ssl demo run`\n```python\nrun = f("run")\n```\n'
+    elsewhere = re.sub(r'"run"|(?<=path )run|(?<=demo )run', lambda found: found[0].replace("run", "me/a.b"), ours)
+    branch = elsewhere.replace('"me/a.b"', '"me/a.b", revision="v1"').replace(
+        "demo me/a.b", "demo me/a.b --revision v1"
+    )
+    places: dict[tuple[str, ...], str] = {
+        (): ours,
+        ("me/a.b",): elsewhere,
+        ("me/a.b", "main"): elsewhere,
+        ("me/a.b", "v1"): branch,
+    }
+    for place, wanted in places.items():
+        write(run, "README.md", ours)
+        (card,) = (upload for upload in contents(run, *place).uploads if upload.path == "README.md")
+        assert card.text().decode() == wanted
+    for other in (ours.replace("- hf-speech-ssl", "- other"), ours.replace("tags:", "tags: ]"), "# run\n`run`\n"):
+        write(run, "README.md", other)
+        (card,) = (upload for upload in contents(run, "me/a.b").uploads if upload.path == "README.md")
+        assert card.text().decode() == other
 
 
 def test_a_dry_run_makes_no_request(run, no_network, capsys, monkeypatch):

@@ -6,10 +6,10 @@ from typing import Any
 
 from .card import write_model_card
 from .curves import draw_training_curves
-from .push import check_login, push_folder
+from .push import check_login, check_name, push_folder
 from .run_files import RESULTS_FILE
 
-__all__ = ["check_login", "draw_training_curves", "publish", "push_folder", "write_model_card"]
+__all__ = ["check_push", "draw_training_curves", "publish", "push_folder", "write_model_card"]
 
 
 def publish(
@@ -21,4 +21,19 @@ def publish(
     draw_training_curves(folder)
     write_model_card(folder)
     if push_to_hub:
-        push_folder(folder, hub_model_id or folder.resolve().name)
+        push_folder(folder, _repository(folder, hub_model_id))
+
+
+def check_push(folder: str | Path, hub_model_id: str | None = None) -> None:
+    """Raise an error where a run's folder could not be pushed: better before a training run than after it.
+
+    Raises:
+        ValueError: no repository can be called so.
+        OSError: there is no token to push with.
+    """
+    check_name(_repository(Path(folder), hub_model_id))
+    check_login()
+
+
+def _repository(folder: Path, hub_model_id: str | None) -> str:
+    return hub_model_id or folder.resolve().name

@@ -64,6 +64,8 @@ def in_words(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return str(float(f"{value:.6g}"))  # a third is 0.333333
     return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
 
 

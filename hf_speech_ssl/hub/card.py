@@ -1,16 +1,19 @@
 """The model card, written from the files of the run's own folder alone."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
+from yaml import YAMLError
 
 from .architecture import FAMILY_NAMES, architecture, codebook_entries, count_in_words, frame_ms, in_words
 from .citations import OTHER, OWN
 from .curves import CURVES_FILE, LOG_FILE, read_curves
-from .metadata import metadata
-from .run_files import RATES, SYNTHETIC, Evaluation, Run, is_hub_id
+from .metadata import OUR_TAG, metadata
+from .privacy import is_hub_id
+from .run_files import RATES, SYNTHETIC, Evaluation, Run
 
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
 # The flags that say how a run was made; paths and bookkeeping are left out of the card.
@@ -45,6 +48,29 @@ def write_model_card(
     return card
 
 
+def addressed(card: str, repo_id: str, revision: str | None = None) -> str:
+    """A card of this package with snippets that load the model from a repository, or from a branch of it.
+
+    A card is written with the name that the run knew. One that is not ours comes back as it is.
+    """
+    if OUR_TAG not in card:
+        return card
+    try:
+        data = ModelCard(card).data
+    except (ValueError, YAMLError):
+        return card  # the Hub will say what is wrong with its head
+    if OUR_TAG not in (data.get("tags") or []):
+        return card
+    name = str(data.get("model_name"))
+    word = re.escape(name)
+    branch = revision if revision != "main" else None
+    in_python = f'"{repo_id}"' + (f', revision="{branch}"' if branch else "")
+    in_terminal = repo_id + (f" --revision {branch}" if branch else "")
+    card = card.replace(f'"{name}"', in_python)
+    card = re.sub(rf"(`hf-speech-ssl [^`]*(?:name_or_path|demo) ){word}(?=[ `])", rf"\g<1>{in_terminal}", card)
+    return re.sub(rf"(\.py --(?:fsq_)?model_name_or_path ){word}(?= )", rf"\g<1>{repo_id}", card)
+
+
 def words_of(run: Run) -> dict[str, Any]:
     """All that the template's placeholders stand for."""
     settings = {name: run.arguments.get(name) for name in SHOWN_SETTINGS}
@@ -71,6 +97,7 @@ def words_of(run: Run) -> dict[str, Any]:
         "curves": CURVES_FILE if (run.folder / CURVES_FILE).is_file() else None,
         "evaluations": [evaluation_in_words(evaluation) for evaluation in run.evaluations],
         "metrics": metric_rows(run.results),
+        "training_splits": training_splits_in_words(run),
         **compute_in_words(run),
         "citation": "\n".join(OWN[run.config.model_type]),
         "other_citation": OTHER[run.config.model_type],
@@ -133,6 +160,14 @@ def rate_in_words(rate: dict[str, float | None]) -> str:
     return f"{100 * value:.2f} %" + ("" if low is None or high is None else f" [{100 * low:.2f}, {100 * high:.2f}]")
 
 
+def training_splits_in_words(run: Run) -> str:
+    """What was listened to in the evaluations of training."""
+    names, limit = [f"`{name}`" for name in run.eval_splits], run.arguments.get("max_eval_samples")
+    many = len(names) > 1
+    words = f"the split{'s' * many} {' and '.join(names)}" if names else "a split that was not recorded"
+    return words + (f", the first {limit:,} utterances{' of each' * many} only" if limit else "")
+
+
 def metric_rows(results: dict[str, Any]) -> dict[str, str]:
     """The results of training's last evaluation: error rates in percent, everything else as it is."""
     rows = {}
@@ -163,5 +198,7 @@ def dataset_in_words(name: str) -> str:
 
 
 def duration_in_words(hours: float) -> str:
-    """Hours, or minutes where it is less than one."""
-    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+    """Hours, or minutes or seconds where it is less than one."""
+    if hours >= 1:
+        return f"{hours:,.1f} hours"
+    return f"{60 * hours:.1f} minutes" if 60 * hours >= 1 else f"{3600 * hours:.1f} seconds"

@@ -12,7 +12,11 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from transformers.dynamic_module_utils import get_relative_imports
 
+from .architecture import TAGS
+from .card import addressed, duration_in_words
+from .metadata import COMMON_TAGS, LIBRARY, pipeline_tag
 from .privacy import PrivacyCheck, without_paths
+from .run_files import EVALUATIONS
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 VOCABULARIES = ("vocab.*", "merges.txt", "tokenizer.json", "tokenizer.model", "spiece.model", "added_tokens.json")
@@ -20,8 +24,10 @@ VOCABULARIES = ("vocab.*", "merges.txt", "tokenizer.json", "tokenizer.model", "s
 SETTINGS = (
     *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
     *("tokenizer_config.json", "special_tokens_map.json", "results.json", "run_arguments.json", "train_log.jsonl"),
-    *("evaluation*.json", "averaging.json"),
+    *(EVALUATIONS, "averaging.json"),
 )
+# Entries of an evaluation: the names of those who spoke, and sentences as they were said.
+OF_PEOPLE = ("speakers", "worst")
 GOES_UP = (*WEIGHTS, *VOCABULARIES, *SETTINGS, "*.py", "README.md", "LICENSE*", "*.png")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 STATE_FILE = "training_state.json"  # of a checkpoint
@@ -77,11 +83,11 @@ class Contents:
         return "\n".join(lines)
 
 
-def contents(folder: str | Path) -> Contents:
-    """What of a model's folder goes up.
+def contents(folder: str | Path, repo_id: str | None = None, revision: str | None = None) -> Contents:
+    """What of a model's folder goes up; to `repo_id`, the snippets of its card load it from there.
 
-    Settings lose the folders of the paths in them, TensorBoard's files the host's name in theirs; a checkpoint gets a
-    card that says so.
+    Settings lose the folders of the paths in them, evaluations the people, TensorBoard's files the host's name in
+    theirs; a checkpoint gets a card that says so.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -96,6 +102,8 @@ def contents(folder: str | Path) -> Contents:
     _check_is_model(folder, {upload.path for upload in uploads}, withheld)
     if (folder / STATE_FILE).is_file() and not (folder / "README.md").exists():
         uploads.append(Upload("README.md", checkpoint_card(folder).encode()))
+    if repo_id is not None:
+        uploads = [_addressed(one, repo_id, revision) if one.path == "README.md" else one for one in uploads]
     check = PrivacyCheck(folder)
     for upload in list(uploads):
         for line, what, text in check(upload.text()):
@@ -118,11 +126,13 @@ def _files(folder: Path, withheld: dict[str, str]) -> Iterator[Upload]:
         if reason is not None:
             withheld[path.name + "/" * path.is_dir()] = reason
         else:
+            if fnmatchcase(path.name, EVALUATIONS):
+                withheld[f"{path.name}, {' and '.join(OF_PEOPLE)}"] = "names of people and what they said"
             yield Upload(path.name, _scrubbed(path))
 
 
 def _scrubbed(path: Path) -> Path | bytes:
-    """The file, or its content without local paths where it has some."""
+    """The file, or its content without local paths and people where it has some."""
     if not any(fnmatchcase(path.name, pattern) for pattern in SETTINGS):
         return path
     text = path.read_text(encoding="utf-8")
@@ -131,10 +141,16 @@ def _scrubbed(path: Path) -> Path | bytes:
             lines = text.splitlines(keepends=True)
             cleaned = "".join(without_paths(line) if line.strip() else line for line in lines)
         else:
-            cleaned = without_paths(text)
-    except json.JSONDecodeError as error:
+            cleaned = without_paths(text, OF_PEOPLE if fnmatchcase(path.name, EVALUATIONS) else ())
+    except ValueError as error:
         raise ValueError(f"{path} is no JSON ({error}); mend or remove it, then push.") from error
     return path if cleaned == text else cleaned.encode()
+
+
+def _addressed(card: Upload, repo_id: str, revision: str | None) -> Upload:
+    before = card.text()
+    after = addressed(before.decode(errors="surrogateescape"), repo_id, revision).encode(errors="surrogateescape")
+    return card if after == before else Upload(card.path, after)
 
 
 def _event_files(folder: Path, withheld: dict[str, str]) -> Iterator[Upload]:
@@ -171,21 +187,26 @@ def _check_is_model(folder: Path, names: set[str], withheld: dict[str, str]) -> 
 def checkpoint_card(folder: Path) -> str:
     """A short card that says what a checkpoint is, and is not."""
     state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-    return short_card(
-        folder,
-        f"Checkpoint after {state['step']} updates",
-        f"Weights as they were after {state['step']} updates ({state['audio_seconds'] / 3600:.3g} hours of audio), in "
-        f"the middle of a training run. The figures of the run's final model do not apply to them.",
+    after = f"after {state['step']:,} update{'s' * (state['step'] != 1)}"
+    text = (
+        f"Weights as they were {after} ({duration_in_words(state['audio_seconds'] / 3600)} of audio), in the middle "
     )
+    text += "of a training run. The figures of the run's final model do not apply to them."
+    return short_card(folder, f"Checkpoint {after}", text)
 
 
 def short_card(folder: Path, title: str, text: str) -> str:
     """A card without figures, for weights that have none."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     is_ctc = any(name.endswith("ForCTC") for name in config.get("architectures") or [])
+    auto, name = "AutoModelForCTC" if is_ctc else "AutoModel", folder.resolve().name
     metadata = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="automatic-speech-recognition" if is_ctc else "feature-extraction",
-        tags=["speech", config["model_type"]],
+        library_name=LIBRARY,
+        pipeline_tag=pipeline_tag("ctc" if is_ctc else "encoder"),
+        tags=[*COMMON_TAGS, *TAGS.get(config["model_type"], [])],
+        model_name=name,
     )
-    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n# {title}\n\n{text}\n"))
+    use = f"from transformers import {auto}\n\n"
+    use += f'model = {auto}.from_pretrained("{name}", trust_remote_code=True)'
+    head = f"---\n{metadata.to_yaml()}\n---\n\n# {title}\n\n"
+    return str(ModelCard(f"{head}{text}\n\n```python\n{use}\n```\n"))

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from huggingface_hub import EvalResult, ModelCardData
 
 from .architecture import TAGS
-from .run_files import GREEDY, SYNTHETIC, Run, is_hub_id
+from .privacy import is_hub_id
+from .run_files import GREEDY, SYNTHETIC, Run
 
 LIBRARY = "transformers"
 TASKS = {"ctc": "automatic-speech-recognition"}
-COMMON_TAGS = ["speech", "self-supervised-learning", "hf-speech-ssl"]
+OUR_TAG = "hf-speech-ssl"
+COMMON_TAGS = ["speech", "self-supervised-learning", OUR_TAG]
 MEASURED = ("wer", "cer")
 
 

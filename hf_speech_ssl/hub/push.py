@@ -40,29 +40,36 @@ def push_folder(
         OSError: the Hub cannot be reached, does not know the token or grants it no right to write.
     """
     folder = Path(folder)
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(f"{repo_id!r} cannot be a repository, give user/name: {error}") from error
-    found = contents(folder)
+    check_name(repo_id)
+    found = contents(folder, repo_id, revision)
     if dry_run:
         return str(found)
     check_login()
     with _errors_in_words(folder, repo_id, revision):
-        return _upload(found, repo_id, private, revision)
+        return _upload(folder, found, repo_id, private, revision)
+
+
+def check_name(repo_id: str) -> None:
+    """Raise a ValueError where no repository can be called so."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id!r} cannot be a repository, give user/name: {error}") from error
 
 
 def check_login() -> None:
-    """Raise an OSError where there is no token to push with: better before a training run than after it."""
+    """Raise an OSError where there is no token to push with."""
     if get_token() is None:
         raise OSError(
             "You are not logged in to the Hub: run `hf auth login`, or set HF_TOKEN to a token that may write."
         )
 
 
-def _upload(found: Contents, repo_id: str, private: bool | None, revision: str | None) -> str:
+def _upload(folder: Path, found: Contents, repo_id: str, private: bool | None, revision: str | None) -> str:
     api = HfApi()
     repository = api.create_repo(repo_id, private=private, exist_ok=True)
+    if repository.repo_id != repo_id:  # the user's own: now the card can name the user
+        found = contents(folder, repository.repo_id, revision)
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(upload.path, upload.source) for upload in found.uploads
     ]

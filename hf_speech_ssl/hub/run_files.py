@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import HFValidationError, StrictDataclassError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import StrictDataclassError
 
 from ..modeling.configuration_birq import BiRQConfig
 from ..modeling.configuration_chunkssl import ChunkSSLConfig
@@ -88,7 +87,7 @@ class Run:
             _config(folder / "config.json", config),
             (config.get("architectures") or [""])[0],
             results,
-            {name: public_name(value) if _is_source(name) else value for name, value in arguments.items()},
+            arguments,
             [_evaluation(file) for file in sorted(folder.glob(EVALUATIONS))],
         )
 
@@ -120,28 +119,6 @@ class Run:
         """The splits that were evaluated in training."""
         names = (self.arguments.get("eval_split_name") or "").split(",")
         return [name.strip() for name in names if name.strip()]
-
-
-def is_hub_id(name: str | None) -> bool:
-    """Whether a data set or model is one of the Hub by its name, `user/name`, and no folder here."""
-    if not name or name.count("/") != 1 or Path(name).exists():
-        return False
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
-
-
-def public_name(value: Any) -> Any:
-    """A Hub id as it is; of a local path the last part only."""
-    if not isinstance(value, str) or is_hub_id(value):
-        return value
-    return Path(value).name or value
-
-
-def _is_source(argument: str) -> bool:
-    return argument == "dataset_name" or argument.endswith("name_or_path")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -185,4 +162,4 @@ def _evaluation(file: Path) -> Evaluation:
                     f"{file} has no value, low and high for the {rate} of {mode!r}: it is not as `hf-speech-ssl "
                     f"evaluate --output_file` writes it. Write it again, or call it something else."
                 )
-    return Evaluation(public_name(values["dataset"]), values["split"], values["modes"], values.get("settings") or {})
+    return Evaluation(values["dataset"], values["split"], values["modes"], values.get("settings") or {})

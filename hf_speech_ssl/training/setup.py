@@ -93,7 +93,7 @@ def write_arguments(output_dir: Path, accelerator: Accelerator, *settings: Any) 
 
     Of local paths only the last part is kept: both are made to be shared.
     """
-    values = {name: _without_folders(value) for part in settings for name, value in asdict(part).items()}
+    values = {name: _without_folders(name, value) for part in settings for name, value in asdict(part).items()}
     scalars = {name: v if isinstance(v, (bool, int, float)) else str(v) for name, v in values.items() if v is not None}
     accelerator.init_trackers("hf_speech_ssl", config=scalars)  # TensorBoard takes no lists
     if not accelerator.is_main_process:
@@ -103,9 +103,9 @@ def write_arguments(output_dir: Path, accelerator: Accelerator, *settings: Any) 
     (output_dir / ARGUMENTS_FILE).write_text(json.dumps(values, indent=2) + "\n")
 
 
-def _without_folders(value: Any) -> Any:
+def _without_folders(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     path = Path(value)
-    is_local = path.is_absolute() or value.startswith((".", "~")) or path.exists()
+    is_local = name.endswith("_dir") or path.is_absolute() or value.startswith((".", "~")) or path.exists()
     return path.name if is_local else value
