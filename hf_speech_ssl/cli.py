@@ -87,6 +87,7 @@ def _demo(command: argparse.ArgumentParser) -> None:
         "model_name_or_path", metavar="MODEL", help="folder or Hub id of a CTC model, or of an encoder"
     )
     command.add_argument("--chunk_duration_ms", type=int, default=320, help="Chunk SSL: duration of a live chunk")
+    command.add_argument("--labels_from", help="pretraining checkpoint or tokenizer whose labels the pictures show")
     command.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all")
     command.add_argument("--port", type=int, default=7860, help="port to listen at")
     _loading_options(command)

@@ -6,25 +6,38 @@ import os
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from helpers import speech_like, tiny_birq, tiny_chunkssl
+from huggingface_hub import SpaceCard
 from test_streaming import CHUNK_MS, TINY, speech
 
 pytest.importorskip("gradio")
 
-from hf_speech_ssl import BiRQForCTC, BiRQForPreTraining, ChunkSSLConfig, ChunkSSLForCTC, ChunkSSLForPreTraining, cli
+from hf_speech_ssl import (
+    BiRQForCTC,
+    BiRQForPreTraining,
+    ChunkSSLConfig,
+    ChunkSSLForCTC,
+    ChunkSSLForPreTraining,
+    FSQConfig,
+    FSQModel,
+    cli,
+)
 from hf_speech_ssl.decoding import TimedText, build_ctc_processor
 from hf_speech_ssl.demo import live as live_module
 from hf_speech_ssl.demo.hearing import Hearing, hear
 from hf_speech_ssl.demo.live import LiveTranscripts
 from hf_speech_ssl.demo.masked_prediction import LabelRows, MaskedPrediction, PretrainingTask
 from hf_speech_ssl.demo.models import load_demo_model
-from hf_speech_ssl.demo.page import build_page, task_caption
+from hf_speech_ssl.demo.page import build_page
 from hf_speech_ssl.demo.pictures import DOTS_PER_INCH, WIDTH_INCHES, draw_masked_prediction, draw_recording
+from hf_speech_ssl.demo.words import task_caption
 from hf_speech_ssl.encoders import ConformerEncoder
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 from hf_speech_ssl.modeling.masking import draw_span_mask
@@ -274,14 +287,44 @@ def test_the_page_has_what_the_model_can_do(tmp_path):
     assert "writes no text" in text and "Transcript" not in text
 
 
+def test_a_tokenizer_s_page_shows_its_labels_and_hides_nothing(tmp_path):
+    tokenizer = FSQModel(FSQConfig(fsq_levels=[3, 5], fsq_hidden_size=16, fsq_num_hidden_layers=2)).eval()
+    tokenizer.save_pretrained(tmp_path)
+    extractor().save_pretrained(tmp_path)
+    model = load_demo_model(str(tmp_path))
+    text = json.dumps(build_page(model).config, default=str)
+    assert "A tokenizer" in text and "Its labels" in text and "Hide other frames" not in text
+    task = model.task(speech_like(2.0))
+    inputs = extractor()(speech_like(2.0), sampling_rate=16_000, return_tensors="pt")
+    expected = tokenizer.tokenizer.quantizer.indices_from_digits(tokenizer.tokenize(inputs["input_features"], None))[0]
+    assert task.hidden is None and (task.rows[0].labels == expected.numpy()).all()
+    caption = task_caption(task)
+    assert "frames of 40 ms" in caption and "Bright" not in caption and "Covered" not in caption
+    assert draw_masked_prediction(speech_like(2.0), task).shape[1] == WIDTH
+
+
+def test_a_ctc_model_s_labels_come_from_its_pretraining_checkpoint(tmp_path):
+    folder = str(save(chunkssl_ctc(), tmp_path / "ctc"))
+    stacking = chunkssl_ctc().model.config.frame_stacking
+    for name, frames in (("pretrained", stacking), ("other", 2 * stacking)):
+        ChunkSSLForPreTraining(tiny_chunkssl(frame_stacking=frames)).save_pretrained(tmp_path / name)
+        extractor().save_pretrained(tmp_path / name)
+    task = load_demo_model(folder, labels_from=str(tmp_path / "pretrained")).task(speech_like(2.0))
+    expected = load_demo_model(str(tmp_path / "pretrained")).task(speech_like(2.0))
+    assert task.why_no_labels == "" and (task.rows[0].levels == expected.rows[0].levels).all()
+    assert len(task.rows[0].labels) == len(task.hidden)
+    with pytest.raises(ValueError, match="checkpoint that it was fine-tuned from"):
+        load_demo_model(folder, labels_from=str(tmp_path / "other"))
+    with pytest.raises(ValueError, match="makes no labels"):
+        load_demo_model(folder, labels_from=folder)
+
+
 def call_listen(page, *inputs):
     (function,) = [one for one in page.fns.values() if one.name == "listen"]
     return function.fn(*inputs)
 
 
 def test_an_uploaded_recording_becomes_text_and_pictures(tmp_path):
-    import soundfile
-
     soundfile.write(tmp_path / "said.wav", np.stack([pcm(2.0)] * 2, axis=1), 16_000)  # stereo
     recognizer = chunkssl_ctc()
     page = build_page(load_demo_model(str(save(recognizer, tmp_path / "model"))), CHUNK_MS)
@@ -303,6 +346,9 @@ def test_a_recording_that_cannot_be_used_is_told(tmp_path, monkeypatch):
     (tmp_path / "notes.wav").write_text("shopping list")
     assert call_listen(page, str(tmp_path / "notes.wav"), 0)[:2] == [None, ""]
     assert "convert it to wav or flac" in told[0] and str(tmp_path) not in told[0]
+    for name, seconds, words in (("silence", 1, "no sound"), ("lecture", 121, "longer than 2 minutes")):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(seconds * 16_000), 16_000)
+        assert call_listen(page, str(tmp_path / f"{name}.wav"), 0)[1] == "" and words in told[-1]
 
 
 def run_cli(capsys, *flags: str) -> str:
@@ -329,6 +375,29 @@ def test_the_command_tells_what_is_wrong_in_one_line(tmp_path, capsys, monkeypat
     assert "pip install 'hf-speech-ssl[demo]'" in run_cli(capsys, folder)
 
 
+def test_the_page_opens_where_a_proxy_is_set_and_says_so_then(tmp_path, capsys, monkeypatch):
+    import gradio
+
+    folder, answers = str(save(birq_ctc(), tmp_path / "model")), []
+
+    def ask(page):
+        (line,) = [one for one in capsys.readouterr().out.splitlines() if one.startswith("Open ")]
+        without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        answers.append(without_proxy.open(line.split()[1]).status)
+        page.close()
+
+    monkeypatch.setattr(gradio.Blocks, "block_thread", ask)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "example.org")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert cli.main(["demo", folder, "--port", str(port)]) == 0
+    assert answers == [200] and os.environ["NO_PROXY"] == "example.org,127.0.0.1"
+
+
 # The Space
 
 
@@ -349,6 +418,7 @@ sys.path.insert(0, "")
 import gradio, hf_speech_ssl, hf_speech_ssl.commands.demo as command
 command._check_address = lambda host, port: None
 gradio.Blocks.launch = lambda page, **options: print(page.title, options["server_name"], options["server_port"])
+gradio.Blocks.block_thread = lambda page: None
 runpy.run_path("app.py", run_name="__main__")
 print(hf_speech_ssl.__file__)
 """
@@ -366,9 +436,17 @@ def test_a_space_s_app_opens_the_page(tmp_path, capsys):
     assert "Speak to user/tiny 0.0.0.0 7860" in done.stdout
     assert str(space) in done.stdout.splitlines()[-1]  # the Space's own copy
     card = (space / "README.md").read_text()
-    assert card.startswith("---\ntitle: tiny\n") and "sdk: gradio" in card and "app_file: app.py" in card
+    assert "sdk: gradio" in card and "app_file: app.py" in card and SpaceCard(card).data.title == "tiny"
     needed = (space / "requirements.txt").read_text()
     assert "torch>=" in needed and "extra ==" not in needed
+
+
+def test_a_space_s_title_is_text_and_its_labels_come_from_the_hub_too(tmp_path, capsys):
+    space = str(tmp_path / "space")
+    assert cli.main(["demo", "user/123", "--space_dir", space, "--labels_from", "user/fsq"]) == 0
+    assert SpaceCard.load(tmp_path / "space" / "README.md").data.title == "123"
+    assert "labels_from='user/fsq'" in (tmp_path / "space" / "app.py").read_text()
+    assert "push it first" in run_cli(capsys, "user/123", "--space_dir", space, "--labels_from", str(tmp_path))
 
 
 def test_a_space_needs_a_model_of_the_hub_and_a_folder_of_its_own(tmp_path, capsys):

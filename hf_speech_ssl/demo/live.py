@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import time
+import weakref
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -61,6 +62,8 @@ class LiveTranscripts:
         if can_pack(recognizer.model):
             pack_layers(recognizer.model)
         self._recordings: dict[str, _Recording] = {}
+        # Resamplers that live until Python ends are reported as leaks on the terminal.
+        weakref.finalize(self, self._recordings.clear)
         self._lock = Lock()
 
     def hear(self, message: Any) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from ..encoders import SpeechEncoder
 from ..modeling.masking import draw_chunk_mask, draw_span_mask
 from ..modeling.quantization import FiniteScalarQuantizer, RandomProjectionQuantizer
 
-FAMILIES = ("birq", "chunkssl", "fsq")  # model types whose pretraining is known here
+MASKED = ("birq", "chunkssl")  # model types whose pretraining hides frames
+FAMILIES = (*MASKED, "speech_fsq")  # and whose labels are known here
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ class PretrainingTask:
 
     def __init__(self, config: Any, extractor: Any, encoder: SpeechEncoder | None = None):
         self.config, self.extractor, self.encoder = config, extractor, encoder
+
+    @property
+    def hides(self) -> bool:
+        """Whether frames are hidden; a tokenizer's training hides none."""
+        return self.config.model_type in MASKED
 
     @torch.inference_mode()
     def __call__(self, waveform: NDArray[np.float32], seed: int = 0) -> MaskedPrediction:
@@ -119,7 +125,8 @@ class PretrainingTask:
     def _row(self, name: str, labels: torch.Tensor) -> LabelRows:
         if not name.startswith("FSQ"):
             return LabelRows(name, labels.numpy())
-        quantizer = FiniteScalarQuantizer(self.config.fsq_levels)
+        labeller: Any = self.encoder.labeller if self.encoder else None
+        quantizer = FiniteScalarQuantizer(labeller.config.fsq_levels)
         digits = quantizer.digits_from_indices(labels)  # (T, R)
         levels = digits / (torch.tensor(quantizer.levels) - 1)
         return LabelRows(name, labels.numpy(), levels.T.float().numpy())

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from ..encoders import load_encoder
+from ..encoders import SpeechEncoder, load_encoder
 from ..recognizer import Recognizer, check_folder
 from .masked_prediction import FAMILIES, PretrainingTask, pretraining_task_of
 
@@ -33,19 +33,49 @@ def load_demo_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     device: str | None = None,
+    labels_from: str | None = None,
 ) -> DemoModel:
-    """Load a model for the page. Arguments and errors as in [`Recognizer.from_pretrained`]."""
+    """Load a model for the page. Arguments and errors as in [`Recognizer.from_pretrained`].
+
+    Args:
+        labels_from: folder or Hub id of the pretraining checkpoint or tokenizer that makes the labels of a CTC model.
+
+    Raises:
+        ValueError: also where that makes no labels, or not for the frames of this model.
+    """
     check_folder(model_name_or_path)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     is_folder = Path(model_name_or_path).is_dir()
     name = Path(model_name_or_path).resolve().name if is_folder else model_name_or_path
     config = AutoConfig.from_pretrained(model_name_or_path, **options)
     has_head = any(one.endswith("ForCTC") for one in config.architectures or [])
+    recognizer: Recognizer | None = None
+    task: PretrainingTask | None
     if config.model_type in FAMILIES and not has_head:
         encoder = load_encoder(model_name_or_path, device=device, **options)
         model = encoder.labeller if encoder.labeller is not None else encoder.model
         assert model is not None  # one of the two is there
-        return DemoModel(name, None, PretrainingTask(model.config, encoder.extractor, encoder))
-    recognizer = Recognizer.from_pretrained(model_name_or_path, device=device, **options)
-    task = pretraining_task_of(recognizer.model, recognizer.processor.feature_extractor)
+        task = PretrainingTask(model.config, encoder.extractor, encoder)
+    else:
+        recognizer = Recognizer.from_pretrained(model_name_or_path, device=device, **options)
+        task = pretraining_task_of(recognizer.model, recognizer.processor.feature_extractor)
+    if labels_from is not None:
+        task = _with_labels(name, task, load_encoder(labels_from, device=device), labels_from)
     return DemoModel(name, recognizer, task)
+
+
+def _with_labels(name: str, task: PretrainingTask | None, encoder: SpeechEncoder, labels_from: str) -> PretrainingTask:
+    """The task with the labels of another checkpoint."""
+    if task is None:
+        raise ValueError(
+            f"{name} was not pretrained by this package: there is no picture of its labels; leave out --labels_from."
+        )
+    if encoder.labeller is None:
+        raise ValueError(f"{labels_from} makes no labels; name a pretraining checkpoint or an FSQ tokenizer.")
+    stacking, needed = encoder.labeller.config.frame_stacking, task.config.frame_stacking
+    if stacking != needed:
+        raise ValueError(
+            f"{labels_from} labels frames of {stacking * 10} ms, and those of {name} have {needed * 10} ms; name the "
+            "checkpoint that it was fine-tuned from."
+        )
+    return PretrainingTask(task.config, task.extractor, encoder)

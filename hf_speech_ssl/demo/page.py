@@ -11,17 +11,19 @@ import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.audio import SAMPLING_RATE, AudioError, load_audio
+from ..data.audio import SAMPLING_RATE, load_audio
 from .hearing import Hearing, hear
+from .live import MAX_SECONDS as MAX_LIVE_SECONDS
 from .live import LiveTranscripts
-from .masked_prediction import MaskedPrediction
+from .masked_prediction import PretrainingTask
 from .models import DemoModel
 from .pictures import draw_masked_prediction, draw_recording
 from .recorder import CSS as RECORDER_CSS
 from .recorder import HTML as RECORDER_HTML
 from .recorder import JAVASCRIPT as RECORDER_JAVASCRIPT
+from .words import MAX_SECONDS, in_minutes, in_words, introduction, recording_caption, task_caption
 
-MAX_SECONDS = 120.0  # of an uploaded recording
+MAX_FILE_SIZE = "200mb"  # two minutes of the largest formats in use; more is not even stored
 KEEP_SECONDS = 3600  # uploaded files are deleted after that
 WARNING_SECONDS = 20.0  # that a message stays
 SYSTEM_FONTS = tuple(gr.themes.Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "sans-serif"))
@@ -33,6 +35,7 @@ CSS = """
 .picture { contain: inline-size; overflow-x: auto !important; }
 .picture * { justify-content: flex-start !important; }
 .picture img { min-width: 760px; }
+.toast-body { background: var(--background-fill-primary) !important; }
 .said textarea { font-size: 1.35rem !important; line-height: 1.5 !important; }
 footer { display: none !important; }
 """
@@ -43,6 +46,9 @@ LAUNCH: dict[str, Any] = {
     "footer_links": [],
     "run_history": False,
     "ssr_mode": False,
+    "max_file_size": MAX_FILE_SIZE,
+    # Gradio would ask its own page once more, and give up after 3 s; that the server answers it has seen by then.
+    "_frontend": False,
     "theme": gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=SYSTEM_FONTS, font_mono=MONO_FONTS),
     "css": CSS,
 }
@@ -72,25 +78,6 @@ def build_page(model: DemoModel, chunk_duration_ms: int = 320) -> gr.Blocks:
     return page
 
 
-def introduction(model: DemoModel, chunk_duration_ms: int) -> str:
-    """What the model is and what to do here, in Markdown."""
-    recognizer = model.recognizer
-    if recognizer is None:
-        words = (
-            "A pretrained encoder: it writes no text before it is fine-tuned. Give it a recording to see what its "
-            "pretraining asks: which frames are hidden, and which labels the model has to name there."
-        )
-    elif recognizer.works_in_chunks:
-        longest, _ = recognizer.latency_ms(chunk_duration_ms)
-        words = (
-            f"Speech recognition while you speak, in chunks of {chunk_duration_ms} ms: a word is written at most "
-            f"{longest:g} ms after it was spoken, plus the time to compute. The other tab takes recordings."
-        )
-    else:
-        words = "Speech recognition of recordings: speak or choose a file, and the text comes when you stop."
-    return f"# {model.name}\n\n{words}"
-
-
 def _live_part(model: DemoModel, live: LiveTranscripts, chunk_duration_ms: int) -> None:
     """Recorder, and pictures of what was said once it has stopped."""
     recognizer = model.recognizer
@@ -107,7 +94,7 @@ def _live_part(model: DemoModel, live: LiveTranscripts, chunk_duration_ms: int) 
         server_functions=[hear_block],
         elem_id="recorder",
     )
-    gr.Markdown("Underlined words may still change.")
+    gr.Markdown(f"Underlined words may still change. A recording ends after {in_minutes(MAX_LIVE_SECONDS)}.")
     pictures = _Pictures(model, f"in chunks of {chunk_duration_ms} ms, as live")
 
     def show(event: gr.EventData) -> list[Any]:
@@ -129,7 +116,13 @@ def _recording_part(model: DemoModel, chunk_duration_ms: int) -> None:
     sources: list[Any] = ["microphone", "upload"]
     if recognizer is not None and recognizer.works_in_chunks:
         sources.reverse()  # the other tab is for speaking
-    audio = gr.Audio(sources=sources, type="filepath", label="Your recording", buttons=[], editable=False)
+    audio = gr.Audio(
+        sources=sources,
+        type="filepath",
+        label=f"Your recording, {in_minutes(MAX_SECONDS)} at most",
+        buttons=[],
+        editable=False,
+    )
     if importlib.util.find_spec("espeakng_loader"):
         with gr.Row():
             example = gr.Button("Take a synthetic example", size="sm", scale=0, min_width=200)
@@ -174,13 +167,6 @@ def _recording_part(model: DemoModel, chunk_duration_ms: int) -> None:
     )
 
 
-def in_words(error: Exception) -> str:
-    """An error as a visitor should read it."""
-    if isinstance(error, AudioError) and error.reason == "too long":
-        return f"{error.detail} hf-speech-ssl transcribe takes recordings of any length."
-    return error.detail if isinstance(error, AudioError) else str(error)
-
-
 def _example() -> tuple[int, Waveform]:
     """A sentence that synthetic models have not been trained on."""
     from ..data.utterances import Recipe, utterance
@@ -210,18 +196,25 @@ class _Pictures:
         with gr.Column(visible=False) as self.column:
             gr.Markdown("### The recording")
             self.recording = gr.Image(alt_text="Waveform and spectrogram with words at their times", **style)
-            gr.Markdown(_recording_caption(model, how))
+            gr.Markdown(recording_caption(model, how))
             if model.task is not None:
-                gr.Markdown("### What pretraining would ask of it")
-                self.masked = gr.Image(alt_text="Spectrogram with the hidden frames covered, and labels", **style)
-                self.caption = gr.Markdown()
-                with gr.Row():
-                    again = gr.Button("Hide other frames", size="sm", scale=0, min_width=200)
-                drawn = [self.masked, self.caption]
-                again.click(self._draw_again, self.waveform, drawn, api_visibility="private", show_progress="hidden")
+                self._task_part(model.task, style)
         self.outputs: list[Any] = [self.column, self.waveform, self.recording]
         if model.task is not None:
             self.outputs += [self.masked, self.caption]
+
+    def _task_part(self, task: PretrainingTask, style: dict[str, Any]) -> None:
+        """The place of the task's picture, and a button for another draw where there is one."""
+        gr.Markdown("### What pretraining would ask of it" if task.hides else "### Its labels")
+        covered = " with the hidden frames covered" if task.hides else ""
+        self.masked = gr.Image(alt_text=f"Spectrogram{covered}, and labels", **style)
+        self.caption = gr.Markdown()
+        if not task.hides:
+            return
+        with gr.Row():
+            again = gr.Button("Hide other frames", size="sm", scale=0, min_width=200)
+        drawn = [self.masked, self.caption]
+        again.click(self._draw_again, self.waveform, drawn, api_visibility="private", show_progress="hidden")
 
     def nothing(self) -> list[Any]:
         """Values of the outputs that hide the pictures."""
@@ -242,32 +235,3 @@ class _Pictures:
             gr.Warning("The recording has been deleted meanwhile; make it again.")
             return [gr.skip(), gr.skip()]
         return self._task(waveform, random.randrange(2**31))
-
-
-def _recording_caption(model: DemoModel, how: str) -> str:
-    if model.recognizer is None:
-        return "Amplitude and log-mel spectrogram, which is what the model hears."
-    heard = f" (heard {how})" if how else ""
-    return f"Amplitude, and the log-mel spectrogram with each word where the model begins to write it{heard}."
-
-
-def task_caption(task: MaskedPrediction) -> str:
-    """What the picture of a task shows, in words."""
-    sentences = []
-    frame_ms = f"{1000 * task.seconds_per_frame:g} ms"
-    if task.hidden is not None and task.chunk_seconds:
-        sentences.append(f"The recording in chunks of {1000 * task.chunk_seconds:g} ms (dashed).")
-    if task.hidden is not None:
-        sentences.append(
-            f"Covered: the {task.hidden.mean():.0%} of the frames of {frame_ms} that this draw hides from the model, "
-            "by the masking of its pretraining."
-        )
-    for row in task.rows:
-        different = f"{len(set(row.labels.tolist()))} different ones in {len(row.labels)} frames"
-        kind = "one column per label" if row.levels is not None else "equal colours are equal labels"
-        sentences.append(f"{row.name[0].upper()}{row.name[1:]} labels: {kind}, {different}.")
-    if task.rows and task.hidden is not None:
-        sentences.append("Bright labels are the ones to name.")
-    if task.why_no_labels:
-        sentences.append(f"No labels are shown: {task.why_no_labels}.")
-    return " ".join(sentences)

@@ -36,14 +36,15 @@ CSS = """
 .level { height: 100%; border-radius: 4px; background: #16a34a; transform: scaleX(0); transform-origin: left;
   transition: transform 0.1s linear; }
 .clock { min-width: 3em; text-align: right; font-variant-numeric: tabular-nums;
-  color: var(--body-text-color-subdued); }
+  color: color-mix(in srgb, var(--body-text-color) 70%, transparent); }
 .transcript { min-height: 120px; margin-top: 16px; padding: 16px 18px; border: 1px solid var(--border-color-primary);
   border-radius: 12px; background: var(--background-fill-primary); font-size: 1.35rem; line-height: 1.5;
   overflow-wrap: anywhere; }
 .final { color: var(--body-text-color); }
-.tentative, .hint { color: var(--body-text-color-subdued); }
+.tentative, .hint { color: color-mix(in srgb, var(--body-text-color) 70%, transparent); }
 .tentative { font-style: italic; text-decoration: underline dotted; text-underline-offset: 5px; }
-.problem { margin-top: 10px; color: #b91c1c; }
+.problem { margin-top: 10px; padding: 8px 14px; border-left: 4px solid #dc2626; border-radius: 4px;
+  background: color-mix(in srgb, #dc2626 12%, transparent); color: var(--body-text-color); }
 .problem:empty { display: none; }
 """
 

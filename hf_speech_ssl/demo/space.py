@@ -21,12 +21,13 @@ if __name__ == "__main__":
         chunk_duration_ms={chunk_duration_ms},
         revision={revision!r},
         trust_remote_code={trust_remote_code},
+        labels_from={labels_from!r},
         host="0.0.0.0",
         port=7860,
     )
 '''
 CARD = """---
-title: {title}
+title: "{title}"
 emoji: 🎙️
 colorFrom: blue
 colorTo: indigo
@@ -52,12 +53,14 @@ def write_space(
     chunk_duration_ms: int = 320,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    labels_from: str | None = None,
 ) -> Path:
     """Write `app.py`, `requirements.txt`, a `README.md` with the Space's metadata, and a copy of the package.
 
     Args:
         space_dir: a new or empty folder, a clone of a Space, or one that was written before.
         model_name: of a model on the Hub.
+        labels_from: of another one, as in `load_demo_model`.
 
     Returns:
         The folder.
@@ -66,7 +69,8 @@ def write_space(
         ValueError: the model is a local folder or no name of the Hub, or the folder holds something else.
     """
     folder = Path(space_dir)
-    _check_model(model_name)
+    for name in filter(None, (model_name, labels_from)):
+        _check_model(name)
     _check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder / "hf_speech_ssl", ignore_errors=True)
@@ -77,6 +81,7 @@ def write_space(
         chunk_duration_ms=chunk_duration_ms,
         revision=revision,
         trust_remote_code=trust_remote_code,
+        labels_from=labels_from,
     )
     card = CARD.format(
         title=model_name.rpartition("/")[2], model=model_name, sdk_version=importlib.metadata.version("gradio")
