@@ -1,4 +1,4 @@
-"""Fine-tune a pretrained encoder with CTC on transcribed audio, or train the same architecture from scratch.
+r"""Fine-tune a pretrained encoder with CTC on transcribed audio, or train the same architecture from scratch.
 
     accelerate launch finetuning_scripts/run_ctc.py --model_name_or_path outputs/birq-base \
         --dataset_name openslr/librispeech_asr --dataset_config_name clean --train_split_name train.100 \
@@ -7,6 +7,11 @@
 The defaults are those of Jiang et al. (arXiv 2509.15430): 30 epochs, of which 10 warm up linearly to 1e-3, 10 hold it
 and 10 divide it by sqrt(2) each; no weight decay. The final model is the one with the lowest WER on the first of the
 evaluation splits. A character tokenizer is built from the transcripts.
+
+A Chunk SSL model draws for every update whether it hears offline or in chunks, and `--eval_chunk_durations_ms 160 320
+640 1280` evaluates at these durations too. Tang and Tseng (arXiv 2509.15579) fine-tune theirs, with a transducer, for
+101,000 updates: `--max_steps 101000 --learning_rate 2e-3 --warmup_steps 1000 --freeze_encoder_steps 1000
+--hold_steps 40000`.
 """
 
 from dataclasses import dataclass

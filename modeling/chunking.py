@@ -5,6 +5,13 @@ followed by copies of B_2..B_M, its extended chunks E_1..E_{M-1}; E_i is the loo
 sees B_1..B_i and E_i, nothing else, and E_i keeps the positions of B_{i+1}. A streaming step is the same with M = 1
 and a cache in the place of the chunks before.
 
+With `attn_implementation="sdpa"`, the default, training and streaming call torch's scaled_dot_product_attention window
+by window, on CPU and GPU alike: with w = max(C, 64) no call has more than 2w queries and N + w keys, and a fused
+kernel keeps none of the scores. On a GPU, calls with a mask (padding, or several chunks to a window) need torch's
+memory-efficient kernel, which takes head sizes of a multiple of 8 in half precision; others, as the 36 of
+chunkssl-tiny, get the unfused one, with the scores of one window. Eager and flex attention see the whole layout at
+once and a mask made from `sees`; eager, for those who want to look at the weights, makes all L^2 scores.
+
 Shape letters: B batch, M chunks, C frames per chunk, N = M * C base frames, L frames of the whole layout (N, or 2N - C
 with look-ahead; 2C in a streaming step), D hidden size, H heads, d head dimension, S cached frames.
 """

@@ -6,9 +6,11 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_conformer import ConformerConfig
+from .configuration_conformer import SAMPLING_RATE, ConformerConfig
+from .quantization import check_levels
 
-# Published sizes (Tang and Tseng, arXiv 2509.15579, section 4.1: 79 M and 337 M parameters) and one for a laptop.
+# Published sizes (Tang and Tseng, arXiv 2509.15579, section 4.1) and one for a laptop. The paper counts 79 M and 337 M
+# parameters; here, where positions have none, the encoders have 73 M and 326 M.
 _PRESETS: dict[str, dict[str, Any]] = {
     "chunkssl-tiny": {
         "hidden_size": 144,
@@ -51,7 +53,8 @@ class ChunkSSLConfig(ConformerConfig):
         num_lookahead_chunks (`int`, defaults to 1): 1: a chunk sees the next one; 0: it does not. Pretraining always
             has the extended chunks, since they are what is predicted.
         left_context_chunks (`int`, *optional*): Chunks before its own that a frame sees; all, by default.
-        chunk_durations_ms (`list[int]`): Durations that a pretraining step draws its chunk size from.
+        chunk_durations_ms (`list[int]`): Durations that a pretraining step draws its chunk size from; those that would
+            hold every utterance of its batch, and leave nothing to predict, are out of the draw if others are not.
         streaming_durations_ms (`list[int]`): Durations that a streaming fine-tuning step draws from.
         streaming_prob (`float`, defaults to 0.5): Share of fine-tuning steps that are streaming; the others are
             offline. The paper alternates; a draw needs no memory of the step before.
@@ -104,12 +107,12 @@ class ChunkSSLConfig(ConformerConfig):
         Raises:
             ValueError: the duration is not a positive whole number of frames.
         """
-        frame_ms = 1000 / self.frame_rate
-        frames = round(duration_ms / frame_ms)
-        if frames < 1 or frames * frame_ms != duration_ms:
+        # In whole samples: 1000 / frame_rate is not exactly 30 where 3 frames of 10 ms are stacked.
+        frames, rest = divmod(duration_ms * SAMPLING_RATE, 1000 * self.inputs_to_logits_ratio)
+        if frames < 1 or rest:
             raise ValueError(
-                f"A chunk must last a whole number of encoder frames of {frame_ms:g} ms, got {duration_ms} ms; "
-                f"{8 * frame_ms:g} ms would do."
+                f"A chunk must last a whole number of encoder frames of {1000 / self.frame_rate:g} ms, got {duration_ms} "
+                f"ms; {8000 / self.frame_rate:g} ms would do."
             )
         return frames
 
@@ -135,8 +138,7 @@ class ChunkSSLConfig(ConformerConfig):
             raise ValueError(f'label_kind must be "fsq" or "random_projection", got "{self.label_kind}".')
         if self.loss_kind not in ("group", "full"):
             raise ValueError(f'loss_kind must be "group" or "full", got "{self.loss_kind}".')
-        if not self.fsq_levels or min(self.fsq_levels) < 2:
-            raise ValueError(f"fsq_levels needs at least 2 levels per channel, got {self.fsq_levels}.")
+        check_levels(self.fsq_levels)
         for name in ("fsq_hidden_size", "fsq_num_hidden_layers", "codebook_size", "codebook_dim", "num_codebooks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def _uniform(shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None) -> torch.Tensor:
-    """`torch.rand`, whose `generator=None` torch.compile cannot trace once a shape varies."""
+    """`torch.rand`, whose `generator=None` torch.compile cannot trace once a shape varies; nor that of `randint`."""
     return torch.empty(shape, device=device).uniform_(generator=generator)
 
 
@@ -96,8 +96,7 @@ def draw_chunk_mask(
     batch, frames = frame_mask.shape
     device = frame_mask.device
     chunks = -(-frames // chunk_size)
-    most = chunk_size // 4
-    offsets = torch.randint(0, most + 1, (batch, chunks), device=device, generator=generator)
+    offsets = (_uniform((batch, chunks), device, generator) * (chunk_size // 4 + 1)).long()
     places = torch.arange(chunk_size, device=device) - offsets[..., None]  # (B, chunks, C)
     hidden = (places >= 0) & (places < max(1, chunk_size // 2))
     hidden[:, 0] = False

@@ -280,7 +280,7 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel):
         stacked, frame_mask = self.encoder.stack_frames(input_features, attention_mask)
         frame_mask = all_real(stacked) if frame_mask is None else frame_mask
         if chunk_size is None:
-            chunk_size = self.config.chunk_frames(draw(self.config.chunk_durations_ms))
+            chunk_size = self.draw_chunk_size(stacked.shape[1])
         hidden = self.choose_hidden_frames(frame_mask, chunk_size, mask_time_indices)
         labels = self.label(stacked, frame_mask)[hidden]  # (n, R)
 
@@ -293,6 +293,15 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel):
         encoded = self.encoder.run_layers(frames, None, layout=layout)
         logits = self.prediction_head(encoded[copied])
         return self.predict(logits, labels, torch.tensor(1000.0 * chunk_size / self.config.frame_rate))
+
+    def draw_chunk_size(self, num_frames: int) -> int:
+        """Chunk size of a pretraining step on utterances of up to `num_frames` frames.
+
+        The paper's utterances last 5 s and more, and every duration cuts them. A batch of shorter ones draws among the
+        durations that cut its longest, so that there is something to predict; where none does, there is not.
+        """
+        sizes = [self.config.chunk_frames(duration) for duration in self.config.chunk_durations_ms]
+        return draw([size for size in sizes if size < num_frames] or sizes)
 
     def choose_hidden_frames(
         self, frame_mask: torch.Tensor, chunk_size: int, mask_time_indices: torch.Tensor | None

@@ -1,4 +1,4 @@
-"""Pretrain BiRQ, or BEST-RQ with `--config_overrides enhanced_loss_weight=0`, on audio without transcripts.
+r"""Pretrain BiRQ, or BEST-RQ with `--config_overrides enhanced_loss_weight=0`, on audio without transcripts.
 
     accelerate launch pretraining_scripts/run_birq.py \
         --dataset_name openslr/librispeech_asr --dataset_config_name all --train_split_name train.clean.100 \

@@ -1,4 +1,4 @@
-"""Pretrain Chunk SSL on audio without transcripts, with the labels of a trained tokenizer.
+r"""Pretrain Chunk SSL on audio without transcripts, with the labels of a trained tokenizer.
 
     accelerate launch pretraining_scripts/run_fsq.py --dataset_name ... --config_name fsq-base --output_dir outputs/fsq
     accelerate launch pretraining_scripts/run_chunkssl.py --fsq_model_name_or_path outputs/fsq \
@@ -12,6 +12,7 @@ of processes. Labels of BEST-RQ need no tokenizer: `--config_overrides label_kin
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from hf_speech_ssl import ChunkSSLConfig, ChunkSSLForPreTraining, FSQModel
 from hf_speech_ssl.hub import check_push, publish
@@ -33,8 +34,8 @@ def load_tokenizer(choice: ChunkSSLSettings) -> FSQModel | None:
     """The trained tokenizer, where the labels are its.
 
     Raises:
-        ValueError: a fresh model with FSQ labels and no tokenizer, a tokenizer that would not be used, or overrides of
-            what the tokenizer says.
+        ValueError: a fresh model with FSQ labels and no tokenizer, a tokenizer that would not be used, overrides of
+            what the tokenizer says, or a model that is no tokenizer.
     """
     continues = choice.model_name_or_path is not None
     overrides = parse_config_overrides(choice.config_overrides, ChunkSSLConfig)
@@ -53,7 +54,8 @@ def load_tokenizer(choice: ChunkSSLSettings) -> FSQModel | None:
         )
     if shared := sorted(set(overrides) & set(ChunkSSLForPreTraining.tokenizer_fields)):
         raise ValueError(f"{', '.join(shared)} come from the tokenizer; leave them out of --config_overrides.")
-    return FSQModel.from_pretrained(choice.fsq_model_name_or_path)
+    source = choice.fsq_model_name_or_path
+    return cast(FSQModel, load_model(FSQModel, make_config(None, source, None), source))
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

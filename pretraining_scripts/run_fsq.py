@@ -1,4 +1,4 @@
-"""Train the tokenizer of Chunk SSL, a finite scalar quantizer, on audio without transcripts.
+r"""Train the tokenizer of Chunk SSL, a finite scalar quantizer, on audio without transcripts.
 
     accelerate launch pretraining_scripts/run_fsq.py \
         --dataset_name openslr/librispeech_asr --dataset_config_name all --train_split_name train.clean.100 \

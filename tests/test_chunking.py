@@ -95,11 +95,14 @@ def half(feed_forward, norm, states):
     return states + 0.5 * feed_forward(norm(states))
 
 
-def naive(model: ChunkSSLModel, features: torch.Tensor, size: int) -> torch.Tensor:
-    """One utterance without padding, chunk by chunk, from the definition: (1, F, M) -> (T, D)."""
+def naive(
+    model: ChunkSSLModel, features: torch.Tensor, size: int, lookahead: bool, hide=lambda x: x
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One utterance without padding, chunk by chunk, from the definition: (1, F, M) -> (T, D) and, of the copies that
+    `hide` makes, (T - size, D)."""
     x, config = model.project(model.stack_frames(features, None)[0])[0], model.config
     base = list(x.split(size))
-    ahead = [[b] if config.num_lookahead_chunks else [] for b in base[1:]] + [[]]
+    ahead = [[copy] if lookahead else [] for copy in hide(x).split(size)[1:]] + [[]]
     places = torch.arange(len(x)).split(size)
     for layer in model.layers:
         old = base, ahead
@@ -123,7 +126,7 @@ def naive(model: ChunkSSLModel, features: torch.Tensor, size: int) -> torch.Tens
             convolved_inputs = grown[len(grown) - layer.convolution.context :]
             base.append(y[: len(chunk)])
             ahead.append([y[len(chunk) :]] if old[1][i] else [])
-    return torch.cat(base)
+    return torch.cat(base), torch.cat([x[:0], *sum(ahead, [])])
 
 
 @chunked_cases
@@ -135,7 +138,7 @@ def test_one_pass_equals_streaming_equals_naive(lengths, chunk_size, layers, ker
     whole = model(features, mask, chunk_size=chunk_size).last_hidden_state
     streamed = stream(model, features, mask, chunk_size)
     for row, length in enumerate(lengths):
-        reference = naive(model, features[row : row + 1, : 2 * length], chunk_size)
+        reference = naive(model, features[row : row + 1, : 2 * length], chunk_size, bool(lookahead))[0]
         torch.testing.assert_close(whole[row, :length], reference, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(streamed[row, :length], reference, atol=1e-5, rtol=1e-5)
     assert whole.isfinite().all() and streamed.isfinite().all()
@@ -153,6 +156,40 @@ def test_windows_equal_the_dense_mask(lengths, chunk_size, layers, kernel, looka
         output = model(features, mask, chunk_size=chunk_size).last_hidden_state
         outputs.append(output[mask[:, ::2]])
     torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
+
+
+@chunked_cases
+@settings(max_examples=30, deadline=None)
+def test_pretraining_equals_naive_in_predictions_and_gradients(
+    lengths, chunk_size, layers, kernel, lookahead, past, seed
+):
+    torch.manual_seed(seed)
+    sizes = {"num_hidden_layers": layers, "conv_kernel_size": kernel, "initializer_range": 0.3}
+    config = ChunkSSLConfig(num_lookahead_chunks=lookahead, left_context_chunks=past, **sizes, **TINY)
+    model = ChunkSSLForPreTraining(config).eval()
+    features, mask = padded_batch(lengths)
+    hidden = torch.rand(len(lengths), max(lengths)) < 0.5
+    output = model(features, mask, mask_time_indices=hidden, chunk_size=chunk_size)
+    output.loss.backward()
+    fast = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+
+    encoded, labels = [], []
+    for row, length in enumerate(lengths):
+        utterance, gone = features[row : row + 1, : 2 * length], hidden[row, :length, None]
+        hide = lambda x, gone=gone: torch.where(gone, model.mask_vector, x)  # noqa: E731
+        copies = naive(model.encoder, utterance, chunk_size, True, hide)[1]
+        encoded.append(copies[gone[chunk_size:, 0]])
+        labels.append(model.quantizer(utterance.reshape(length, 10))[chunk_size:][gone[chunk_size:, 0]])
+    logits, labels = model.prediction_head(torch.cat(encoded)), torch.cat(labels)[:, 0]
+    torch.testing.assert_close(output.logits, logits, atol=1e-5, rtol=1e-5)
+    loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))
+    assert output.num_masked_frames == len(labels)
+    torch.testing.assert_close(output.loss, loss, atol=1e-5, rtol=1e-5)
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        slow = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(fast[name], slow, atol=1e-5, rtol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("changed", range(4))

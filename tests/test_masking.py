@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from hf_speech_ssl.modeling.masking import draw_span_mask, draw_spec_augment_mask, expected_masked_share
+from hf_speech_ssl.modeling.masking import (
+    draw_chunk_mask,
+    draw_span_mask,
+    draw_spec_augment_mask,
+    expected_masked_share,
+)
 
 
 def real_frames(*lengths: int) -> torch.Tensor:
@@ -60,12 +65,14 @@ def test_padding_is_never_hidden(dtype: torch.dtype):
     assert not (mask & ~real).any()
 
 
-@pytest.mark.parametrize("draw", ["spans", "spec_augment"])
+@pytest.mark.parametrize("draw", ["spans", "chunks", "spec_augment"])
 def test_the_generator_decides(draw: str):
     def one(seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
         if draw == "spans":
             return draw_span_mask(real_frames(200, 100), 0.05, 7, generator)
+        if draw == "chunks":
+            return draw_chunk_mask(real_frames(200, 100), 16, generator)
         return draw_spec_augment_mask(torch.tensor([200, 100]), 200, 0.3, 7, generator=generator)
 
     assert torch.equal(one(1), one(1))
@@ -96,3 +103,35 @@ def test_spec_augment_at_least(min_spans: int):
     hidden = draw_spec_augment_mask(torch.full((300,), 1000), 1000, prob=0.0, span_length=4, min_spans=min_spans)
     assert (hidden.sum(-1) <= 4 * min_spans).all()
     assert hidden.any(-1).all() == bool(min_spans)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 16])
+def test_chunk_mask_hides_half_of_every_chunk_but_the_first_in_one_piece(size: int):
+    frames = 5 * size
+    hidden = draw_chunk_mask(real_frames(frames).repeat(400, 1), size).unflatten(1, (5, size))
+    assert not hidden[:, 0].any()
+    pieces = [runs(row) for row in hidden[:, 1:].flatten(0, 1)]
+    assert {len(piece) for piece in pieces} == {1}
+    assert {length for ((_, length),) in pieces} == {max(1, size // 2)}
+    assert {start for ((start, _),) in pieces} == set(range(size // 4 + 1))
+
+
+def test_chunk_mask_never_hides_padding_and_ends_with_the_utterance():
+    real = real_frames(21, 13, 8, 3, 0).repeat(50, 1)
+    hidden = draw_chunk_mask(real.long(), 8)  # chunks of 8: the last of 21 frames has 5, that of 13 too
+    assert hidden.dtype == torch.bool and hidden.shape == real.shape and not (hidden & ~real).any()
+    counts = hidden.sum(-1).view(50, 5)
+    assert (counts[:, 0] - 4 <= 4).all() and (counts[:, 0] - 4 >= 3).all() and (counts[:, 1] >= 3).all()
+    assert not counts[:, 2:].any(), "one chunk holds them"
+
+
+@pytest.mark.parametrize("draw", [lambda real: draw_span_mask(real, 0.1, 4), lambda real: draw_chunk_mask(real, 8)])
+def test_masks_compile_for_lengths_that_vary(draw):
+    torch.compiler.reset()
+    compiled = torch.compile(draw, dynamic=True, fullgraph=True, backend="eager")
+    for frames in (40, 52, 33):
+        real = real_frames(frames, 20)
+        torch.manual_seed(0)
+        expected = draw(real)
+        torch.manual_seed(0)
+        assert torch.equal(compiled(real), expected)

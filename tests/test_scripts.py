@@ -159,12 +159,12 @@ def test_chunk_ssl_from_tokenizer_to_streaming_error_rates(tokenizer, tmp_path):
         ("", "--fsq_model_name_or_path is needed"),
         ("--fsq_model_name_or_path TOKENIZER --config_overrides label_kind=random_projection", "need none"),
         ("--fsq_model_name_or_path TOKENIZER --config_overrides frame_stacking=2", "frame_stacking come from"),
+        ("--fsq_model_name_or_path OTHER", "FSQModel needs .* a FSQConfig, got a BiRQConfig"),
     ],
 )
-def test_labels_of_chunk_ssl_that_cannot_be(tokenizer, tmp_path, flags, message):
-    flags = f"{DATA} --config_name chunkssl-tiny --output_dir {tmp_path} {flags}".replace(
-        "TOKENIZER", str(tokenizer[0])
-    )
+def test_labels_of_chunk_ssl_that_cannot_be(tokenizer, pretrained, tmp_path, flags, message):
+    flags = flags.replace("TOKENIZER", str(tokenizer[0])).replace("OTHER", str(pretrained))
+    flags = f"{DATA} --config_name chunkssl-tiny --output_dir {tmp_path} {flags}"
     with pytest.raises(ValueError, match=message):
         run_chunkssl.main(flags.split())
 
@@ -206,3 +206,4 @@ def test_help_says_defaults_and_the_recipe(capsys):
             script.main(["--help"])
         text = capsys.readouterr().out
         assert f"default: {recipe}" in " ".join(text.split()) and "accelerate launch" in text
+        assert " \\\n        --dataset_name" in text, "the example keeps its lines"

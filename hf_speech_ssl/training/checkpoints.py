@@ -45,7 +45,7 @@ class TrainingState:
     step: int = 0  # updates made
     audio_seconds: float = 0.0  # consumed by all processes
     training_seconds: float = 0.0  # wall clock, without evaluations and checkpoints
-    skipped_updates: int = 0  # of `step`, those whose gradients were not finite
+    skipped_updates: int = 0  # of `step`, those that learnt nothing
     evaluated_step: int = 0
     best_metric: float | None = None
     best_step: int = 0
@@ -132,13 +132,17 @@ def load_weights(folder: Path, model: PreTrainedModel) -> None:
     Raises:
         ValueError: the checkpoint holds another model.
     """
-    try:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except RuntimeError as error:
+    theirs, ours = load_file(folder / "model.safetensors"), model.state_dict()
+    shapes = [{name: list(tensor.shape) for name, tensor in tensors.items()} for tensors in (theirs, ours)]
+    wrong = sorted(name for name in theirs.keys() | ours.keys() if shapes[0].get(name) != shapes[1].get(name))
+    if wrong:
+        there, here = (found.get(wrong[0], "absent") for found in shapes)
         raise ValueError(
-            f"The weights in {folder} are not those of this {type(model).__name__}: {error}. Resume with the "
-            f"configuration that the run was started with."
-        ) from error
+            f"The weights in {folder} are not those of this {type(model).__name__}: {len(wrong)} of {len(ours)} are "
+            f"absent or of another shape; {wrong[0]} is {there} there and {here} here. Resume with the configuration "
+            f"that the run was started with."
+        )
+    model.load_state_dict(theirs)
 
 
 def random_states() -> dict[str, Any]:

@@ -101,12 +101,18 @@ class TrainingLoop:
         Raises:
             Interrupted: Ctrl-C or SIGTERM; a checkpoint has been saved.
             FloatingPointError: no finite gradients for many updates.
+            ValueError: no masked frame or utterance to learn from in as many.
         """
         self.restore()
         with (
             self.interruption,
             RunLog(self.accelerator, self.output_dir, self.state.step, self.max_steps) as self.log,
         ):
+            count = sum(parameter.numel() for parameter in self.learner.parameters)
+            self.log.say(
+                f"{count:,} trainable parameters, {self.max_steps - self.state.step:,} updates to make, "
+                f"{self.accelerator.num_processes} x {self.accelerator.device.type}"
+            )
             try:
                 self.train()
             except Interrupted as stop:
@@ -153,7 +159,7 @@ class TrainingLoop:
             self.log.bar.update()
             if self.is_due(self.settings.logging_steps):
                 self.report(window)
-            previous, pending = pending, LateRead(sums["signals"], skipped_in_a_row)
+            previous, pending = pending, LateRead(sums["signals"], skipped_in_a_row, sums["empty"])
             self.check(previous)
 
     def is_due(self, every: int) -> bool:
@@ -164,16 +170,23 @@ class TrainingLoop:
 
     def check(self, previous: LateRead | None) -> None:
         """Leave the run if the update before this one says so: it is known without waiting for the device."""
-        signals, skipped_in_a_row = previous.read() if previous else (0.0, 0.0)
+        signals, skipped_in_a_row, empty = previous.read() if previous else (0.0, 0.0, 0.0)
         if signals or self.accelerator.num_processes == 1:
             self.interruption.meet(self.accelerator)
-        if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise FloatingPointError(
-                f"{MAX_SKIPPED_IN_A_ROW} updates in a row up to update {self.state.step} had gradients that are not "
-                f"finite, or no masked frame or utterance to learn from; weights are as before them. Lower "
-                f"--learning_rate or lengthen --warmup_steps, prefer bf16 to fp16, and check the audio. The last "
-                f"checkpoint is that of update {self.saved_step}."
+        if skipped_in_a_row < MAX_SKIPPED_IN_A_ROW:
+            return
+        where = f"{MAX_SKIPPED_IN_A_ROW} updates in a row up to update {self.state.step}"
+        if empty:
+            raise ValueError(
+                f"{where} had nothing to learn from: {self.learner.objective.unit} was 0. Check the audio and the "
+                f"warnings about skipped files. Chunk SSL predicts nothing in utterances that one chunk holds: they "
+                f"must be longer than the shortest of chunk_durations_ms."
             )
+        raise FloatingPointError(
+            f"{where} had gradients that are not finite; weights are as before them. Lower --learning_rate or "
+            f"lengthen --warmup_steps, prefer bf16 to fp16, and check the audio. The last checkpoint is that of "
+            f"update {self.saved_step}."
+        )
 
     def report(self, window: Window) -> None:
         """One log line about the updates since the last one."""
@@ -206,7 +219,7 @@ class TrainingLoop:
             self.metrics = self.evaluator(self.learner.model, self.interruption)
         self.learner.model.train()
         self.state.evaluated_step = self.state.step
-        self.log.write(self.metrics, self.state.step)
+        self.log.write(self.metrics, self.state.step, self.evaluator.metric)
         for example in self.evaluator.examples:
             self.log.say(example)
 
@@ -246,6 +259,7 @@ class TrainingLoop:
             self.evaluate()
         if self.accelerator.is_main_process:
             save_model(self.output_dir, self.learner.bare_model, self.companions)
+        self.log.say(f"The final model is in {self.output_dir}.")
         self.accelerator.wait_for_everyone()
         return self.metrics
 

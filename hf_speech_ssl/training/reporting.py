@@ -79,14 +79,24 @@ class RunLog:
         made = max(1, step - self._first_step)
         return timedelta(seconds=round(self.busy_seconds / made * (self.max_steps - step)))
 
-    def write(self, values: dict[str, float], step: int) -> None:
-        """One report: a line on the terminal, one in the file, and every value to the trackers."""
+    def write(self, values: dict[str, float], step: int, metric: str = "") -> None:
+        """One report: a line on the terminal, one in the file, and every value to the trackers.
+
+        The terminal gets what is `SHOWN`, all word error rates, the value named `metric` and updates that failed.
+        """
         self.accelerator.log({_tracker_name(name): value for name, value in values.items()}, step=step)
         if not self.accelerator.is_main_process:
             return
         with self.file.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        shown = {name: value for name, value in values.items() if name.rpartition("eval_")[2] in SHOWN}
+        shown = {
+            name: value
+            for name, value in values.items()
+            if name.removeprefix("eval_") in SHOWN
+            or name.endswith("_wer")
+            or name == metric
+            or (name == "skipped_updates" and value)
+        }
         words = " | ".join(f"{name} {_short(value)}" for name, value in shown.items())
         self.say(f"step {step}/{self.max_steps} | {words} | {self.time_left(step)} left")
         if "loss" in values:

@@ -64,20 +64,23 @@ class Learner:
 
         Returns:
             Sums over the batches of all processes: units, scalars of the output times units, seconds of audio, the
-            given `numbers`; beside them, equal everywhere, `grad_norm` and `skipped` (0 or 1).
+            given `numbers`; beside them, equal everywhere, `grad_norm`, `skipped` and `empty`: 0 or 1, whether nothing
+            was learnt, and whether for want of units.
         """
         set_learning_rate(self.adamw, self.learning_rate(step), step)
         parts = [self.backward(batch, synchronize=batch is batches[-1]) for batch in batches]
         sums = reduce(self.accelerator, add([*parts, constants(self.accelerator.device, **numbers)]))
         norm = self.average_gradients(sums[UNITS])
-        skip = ~torch.isfinite(norm) | (sums[UNITS] == 0)
+        empty = sums[UNITS] == 0
+        skip = ~torch.isfinite(norm) | empty
         if self.accelerator.scaler is None:
             step_unless(self.adamw, skip)
         else:
             self.optimizer.step()  # the loss scaler finds the same and skips by itself
         self.optimizer.zero_grad()
         means = {name: torch.where(skip, 0.0, value) for name, value in sums.items() if name.startswith((MEAN, UNITS))}
-        return sums | means | {"skipped": skip.to(norm.dtype), "grad_norm": torch.where(skip, 0.0, norm)}
+        flags = {"skipped": skip.to(norm.dtype), "empty": empty.to(norm.dtype)}
+        return sums | means | flags | {"grad_norm": torch.where(skip, 0.0, norm)}
 
     def backward(self, batch: Batch, synchronize: bool) -> Sums:
         """Add the gradient of one batch's summed loss; only the last one of an update meets the other processes."""

@@ -162,6 +162,36 @@ def test_a_run_without_finite_gradients_ends_with_a_reason(tmp_path):
         loop.run()
 
 
+def test_a_run_with_nothing_to_learn_from_ends_with_a_reason(tmp_path):
+    class Empty(ToyBatches):
+        def forever(self, start=None):
+            while True:
+                yield noise()
+
+    with pytest.raises(ValueError, match="25 updates in a row.*num_masked_frames was 0.*chunk_durations_ms"):
+        make_loop(tmp_path, Empty(), max_steps=100, evaluator=None).run()
+
+
+def test_weights_of_another_shape_are_refused_in_one_line(whole_run, tmp_path):
+    loop = make_loop(tmp_path, resume_from_checkpoint=str(whole_run / "checkpoint-6"))
+    loop.learner.bare_model.encoder.feature_projection.weight = torch.nn.Parameter(torch.zeros(16, 80))
+    with pytest.raises(
+        ValueError, match=r"1 of \d+ are .*feature_projection.weight is \[16, 160\] there and \[16, 80\] here[^\n]*$"
+    ):
+        loop.run()
+
+
+def test_the_terminal_shows_error_rates_of_all_splits_and_what_marks_the_best(tmp_path, capsys):
+    loop = make_loop(tmp_path, max_steps=2, evaluator=None)
+    loop.run()
+    loop.log.write({"eval_dev_320ms_wer": 0.25, "eval_dev_loss": 7.0, "eval_dev_cer": 0.125}, 2, "eval_dev_loss")
+    loop.log.write({"loss": 1.5, "frame_accuracy": 0.75, "skipped_updates": 3.0}, 2)
+    out = capsys.readouterr().out
+    assert "eval_dev_320ms_wer 0.25 | eval_dev_loss 7 | 0:00:00 left" in out and "0.125" not in out
+    assert "loss 1.5 | skipped_updates 3 |" in out and "trainable parameters, 2 updates to make, 1 x cpu" in out
+    assert f"The final model is in {tmp_path}." in out
+
+
 def start_endless_runs(folder, num_processes):
     """Processes of one run, once it has come to its first report."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
