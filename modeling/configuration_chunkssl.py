@@ -111,8 +111,8 @@ class ChunkSSLConfig(ConformerConfig):
         frames, rest = divmod(duration_ms * SAMPLING_RATE, 1000 * self.inputs_to_logits_ratio)
         if frames < 1 or rest:
             raise ValueError(
-                f"A chunk must last a whole number of encoder frames of {1000 / self.frame_rate:g} ms, got {duration_ms} "
-                f"ms; {8000 / self.frame_rate:g} ms would do."
+                f"A chunk must last a whole number of encoder frames of {1000 / self.frame_rate:g} ms, got "
+                f"{duration_ms} ms; {8000 / self.frame_rate:g} ms would do."
             )
         return frames
 
