@@ -62,6 +62,9 @@ def _transcribe(command: argparse.ArgumentParser) -> None:
         "suit models trained on short utterances",
     )
     _decoding_options(command)
+    command.add_argument(
+        "--num_best", type=int, default=1, help="json: readings of each file, the others as its alternatives"
+    )
 
 
 def _stream(command: argparse.ArgumentParser) -> None:
@@ -196,6 +199,9 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError, ImportError) as error:  # AudioError is a ValueError, what the Hub raises an OSError
         print(f"hf-speech-ssl: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("hf-speech-ssl: interrupted.", file=sys.stderr)
+        return 130  # what shells give a command that Ctrl-C ended
     return 0
 
 
