@@ -63,6 +63,9 @@ def _transcribe(command: argparse.ArgumentParser) -> None:
         "suit models trained on short utterances",
     )
     _decoding_options(command)
+    command.add_argument(
+        "--num_best", type=int, default=1, help="json: readings of each file, the others as its alternatives"
+    )
 
 
 def _stream(command: argparse.ArgumentParser) -> None:
@@ -209,7 +212,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("hf-speech-ssl: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + signal.SIGINT  # what shells give a command that Ctrl-C ended
     return 0
 
 

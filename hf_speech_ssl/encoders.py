@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForPreTraining, PreTrainedModel
+from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining, PreTrainedModel
 from transformers.utils import logging
 
 from .data.audio import SAMPLING_RATE
@@ -26,7 +26,7 @@ from .modeling.modeling_chunkssl import ChunkSSLForPreTraining
 from .modeling.modeling_conformer import ConformerModel, normalise_over_frames
 from .modeling.modeling_fsq import FSQModel
 from .modeling.quantization import RandomProjectionQuantizer
-from .recognizer import check_folder, pick_device
+from .recognizer import load_config, pick_device
 
 _ROWS_PER_BLOCK = 512  # of scores against a whole codebook, held at once
 
@@ -256,10 +256,9 @@ def load_encoder(
         OSError: there is no such model, or it has no feature extractor.
         ValueError: it is no speech encoder for 16 kHz audio, or its weights are not all there; no such device.
     """
-    check_folder(name_or_path)
     device = pick_device(device)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    config = AutoConfig.from_pretrained(name_or_path, **options)
+    config = load_config(name_or_path, **options)
     if config.is_encoder_decoder:
         raise ValueError(f"{name_or_path} ({config.model_type}) is an encoder with a decoder; an encoder is needed.")
     extractor = AutoFeatureExtractor.from_pretrained(name_or_path, **options)

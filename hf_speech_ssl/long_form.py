@@ -5,6 +5,7 @@ Shape letters: T frames of logits, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -75,10 +76,10 @@ class LongFormRecognizer:
     progress: Callable[[float], object] = field(default=lambda seconds: None)
 
     def __post_init__(self) -> None:
-        if not self.batch_seconds > 0:
-            raise ValueError(f"batch_seconds must be positive, got {self.batch_seconds}.")
-        if not self.window_seconds >= 1:
-            raise ValueError(f"window_seconds must be at least 1, got {self.window_seconds}.")
+        if not (self.batch_seconds > 0 and math.isfinite(self.batch_seconds)):
+            raise ValueError(f"batch_seconds must be a positive number, got {self.batch_seconds}.")
+        if not (self.window_seconds >= 1 and math.isfinite(self.window_seconds)):
+            raise ValueError(f"window_seconds must be a number of at least 1, got {self.window_seconds}.")
 
     def transcribe(self, sources: Iterable[AudioSource]) -> Iterator[Transcript | AudioError]:
         """Transcribe files.

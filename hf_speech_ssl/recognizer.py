@@ -83,7 +83,6 @@ class Recognizer:
             OSError: there is no such model. ValueError: it has no CTC head, or no processor for 16 kHz audio; its
                 weights cannot be read; there is no such device.
         """
-        check_folder(name_or_path)
         device = pick_device(device)
         options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         model = _load_model(name_or_path, **options)
@@ -235,6 +234,32 @@ def check_folder(name_or_path: str) -> None:
         raise FileNotFoundError(f"There is no model folder {name_or_path!r} (looked from {Path.cwd()}).")
 
 
+def load_config(name_or_path: str, **options: Any) -> Any:
+    """The configuration of a model, from a folder or the Hub.
+
+    Raises:
+        FileNotFoundError: there is no such folder. OSError: it has no configuration, or the Hub has no such model or
+            cannot be asked. ValueError: its kind is not known.
+    """
+    check_folder(name_or_path)
+    folder = Path(name_or_path)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"The folder {name_or_path!r} holds no model: it has no config.json. Name the folder that a model was "
+            "saved to."
+        )
+    try:
+        return AutoConfig.from_pretrained(name_or_path, **options)
+    except OSError as error:
+        if folder.is_dir():
+            raise
+        reason = " ".join(str(error).split())
+        raise OSError(
+            f"There is no folder {name_or_path!r} here (looked from {Path.cwd()}), and the Hub does not give such a "
+            f"model: {reason}"
+        ) from error
+
+
 def pick_device(device: str | torch.device | None) -> torch.device:
     """The device that was asked for; a GPU if there is one, by default.
 
@@ -252,7 +277,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 
 def _load_model(name_or_path: str, **options: Any) -> PreTrainedModel:
     """The model with a head that was trained; transformers would draw one at random where there is none."""
-    config = AutoConfig.from_pretrained(name_or_path, **options)
+    config = load_config(name_or_path, **options)
     remote = getattr(config, "auto_map", None) or {}
     if type(config) not in AutoModelForCTC._model_mapping and "AutoModelForCTC" not in remote:
         raise ValueError(f"{name_or_path} ({config.model_type}) is no CTC model; Transformers has no CTC head for it.")

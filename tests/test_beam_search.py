@@ -1,9 +1,11 @@
 """Beam search against sums over all paths, with and without a lexicon and a language model, and what it refuses."""
 
+import base64
 import functools
 import itertools
 import math
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -115,6 +117,34 @@ def test_with_a_language_model_every_text_has_its_score(arpa, seed, weight, bonu
     assert list(scores.values()) == sorted(scores.values(), reverse=True)
 
 
+# The table above, as KenLM's build_binary writes it (kinds probing and trie), compressed.
+KENLM_BINARIES = {
+    "probing": (
+        "eNrLzU0sUMjJVcgoKSmw0tfPzkhNTMtMzUnRS87P1U/OT0lVSMsvyk0sUShLLSrOzM9TMOViQIAGeyCxnxFI/AcCkAgjVIYJTB6wRxZjg9Is"
+        "DKgAJC6YnX35krg4OysDcYAr5/vH2uIH2SB7flwM/repdV8SM5BdUKe417KtFGynuZbWpNo/3a9YMLUfADmegeHYoVkzZ+6D+gPIZ7A/e8Zn"
+        "n7GxMZA+szctLW3/rJmS+2CaOD4xZbRsNBYGyu1rLHr7oba6phWk3i7hjuqC2FQFoNr9uNyr2WZ+Yc+hZgWQfTaledl2DDbFQKwPJBKTGJIY"
+        "EhkAn2lcTA=="
+    ),
+    "trie": (
+        "eNrLzU0sUMjJVcgoKSmw0tfPzkhNTMtMzUnRS87P1U/OT0lVSMsvyk0sUShLLSrOzM9TMOViQIAGeyCxnxFI/AcCkAgjVIYJTB6wZ4KKgTAb"
+        "VI4FyQRWKF1Qp7jXsq2UQTA7+/IlcXH2HxeD/21q3ZfElfP9Y23xg2xzLa1JtX+6XyFpPQByAIJ77NCsmTP3wXhpaWn7Z82U3Iekfv/ZMz5I"
+        "/Ib9IALmXmNjY6D8mb1MDKiAhQE7yExL+xRqbHxZ/eyZnvtAi2tRZG1K87LtGGyK7RgSGRKTGGz0gawkBgAN3E30"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KENLM_BINARIES)
+def test_a_kenlm_binary_says_what_its_arpa_says(arpa, tmp_path, kind):
+    (tmp_path / "lm.bin").write_bytes(zlib.decompress(base64.b64decode(KENLM_BINARIES[kind])))
+    (tmp_path / "words.txt").write_text("ab\nb\na\n")
+    options = {"lexicon_path": tmp_path / "words.txt", "lm_weight": 0.7, "word_bonus": -1.5, "num_best": 20_000}
+    binary, text = (
+        {one.text: one.score for one in decode(exact(lm_path=path, **options), random_log_probs(5, 0))}
+        for path in (tmp_path / "lm.bin", arpa)
+    )
+    assert binary == text and len(binary) > 10
+
+
 def test_a_lexicon_alone_closes_the_vocabulary(tmp_path):
     (tmp_path / "words.txt").write_text("ab\nba\n")
     log_probs = random_log_probs(5, 0)
@@ -215,7 +245,7 @@ def test_wrong_lexicons(tmp_path, content, words):
     [
         (b"", "no words"),
         (b"ab b\nb ab\n", "neither ARPA"),
-        (bytes(range(128, 256)), "not UTF-8"),
+        (bytes(range(128, 256)), "neither UTF-8 text .* nor a KenLM binary"),
         (ARPA[:150].encode(), "KenLM cannot read"),
         (ARPA.replace("ngram 2=4", "ngram 2=9").encode(), "KenLM cannot read"),
         (ARPA.replace("-0.5\tab", "ab").encode(), "KenLM cannot read|line 9"),
@@ -241,8 +271,10 @@ def test_other_refusals(arpa, tmp_path, monkeypatch):
         ({"lm_path": binary, "lexicon_path": tmp_path / "words.txt"}, ValueError, "KenLM cannot read"),
         ({"lm_path": arpa, "lm_weight": -1.0}, ValueError, "lm_weight"),
         ({"lm_path": arpa, "word_bonus": math.nan}, ValueError, "word_bonus"),
-        ({"lm_path": arpa, "beam_size": 0}, ValueError, "beam_size"),
-        ({"lm_path": arpa, "num_best": 51}, ValueError, "num_best"),
+        ({"lm_path": arpa, "beam_size": 0}, ValueError, "beam_size must be at least 1, got 0"),
+        ({"lm_path": arpa, "num_best": 51}, ValueError, "num_best must be 1 to beam_size, which is 50; got 51"),
+        ({"beam_size": -3}, ValueError, "beam_size must be at least 1, got -3"),  # where all is greedy, too
+        ({"lm_weight": -1.0}, ValueError, "lm_weight"),
     ):
         with pytest.raises(error, match=words):
             make_decoder(TOKENIZER, 0.02, **options)

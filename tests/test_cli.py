@@ -62,6 +62,15 @@ def test_stream_prints_the_transcript(saved, tmp_path, capsys, monkeypatch, from
     assert re.search(r"1.0 s of audio in .* real-time factor 0?\.\d+|real-time factor \d", printed.err)
 
 
+def test_ctrl_c_ends_a_command_without_a_traceback(monkeypatch, capsys):
+    def interrupted(**arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_speech_ssl.commands.stream.stream_to_terminal", interrupted)
+    assert main(["stream", "-", "--model_name_or_path", "any"]) == 130
+    assert capsys.readouterr().err == "hf-speech-ssl: interrupted\n"
+
+
 def test_stream_says_what_is_wrong_in_one_line(saved, tmp_path, capsys, monkeypatch):
     (tmp_path / "text.wav").write_text("no audio")
     (tmp_path / "empty.wav").touch()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from datasets import Audio, Dataset, DatasetDict, IterableDataset
+from datasets import Audio, Dataset, DatasetDict, IterableDataset, Value
 
 from hf_speech_ssl.data.audio import SAMPLING_RATE, load_audio
 from hf_speech_ssl.data.batching import SpeechBatches
@@ -173,8 +173,12 @@ def test_one_saved_data_set_is_its_own_split(tmp_path: Path) -> None:
 
 def test_paths_and_bytes_become_audio_and_arrays_stay(tmp_path: Path) -> None:
     (tmp_path / "0.flac").write_bytes(cell(0)["bytes"])
-    for value in (str(tmp_path / "0.flac"), cell(0)["bytes"], cell(0)):
-        dataset = keep_encoded(Dataset.from_dict({"audio": [value]}))
+    path = str(tmp_path / "0.flac")
+    columns = [Dataset.from_dict({"audio": [value]}) for value in (path, cell(0)["bytes"], cell(0))]
+    columns += [columns[0].cast_column("audio", Value("large_string"))]  # as pandas writes text
+    columns += [columns[1].cast_column("audio", Value("large_binary"))]
+    for column in columns:
+        dataset = keep_encoded(column)
         assert isinstance(dataset.features["audio"], EncodedAudio)
         np.testing.assert_allclose(load_audio(dataset[0]["audio"]), tone(0), atol=1e-4)
     arrays = Dataset.from_dict({"audio": [{"array": tone(0), "sampling_rate": SAMPLING_RATE}]})

@@ -17,7 +17,7 @@ from hf_speech_ssl.data.audio import load_audio
 from hf_speech_ssl.data.synthetic import build_synthetic
 from hf_speech_ssl.evaluation import align_words, bootstrap_ratios, count_word_errors, normalize_text
 from hf_speech_ssl.evaluation import bootstrap as bootstrap_module
-from hf_speech_ssl.evaluation.report import aligned_lines, as_text, markdown_table
+from hf_speech_ssl.evaluation.report import _speaker_lines, aligned_lines, as_text, markdown_table
 from hf_speech_ssl.evaluation.scores import MIN_SPEAKERS, Scores, Transcript
 
 # --- intervals
@@ -130,6 +130,20 @@ def test_aligned_text_stands_word_under_word():
     broken = aligned_lines(pairs, width=14)
     assert broken == ["said:  one two", "heard: one ***", "           D", "said:  *****", "heard: three", "       I"]
     assert aligned_lines([("日本", "a"), ("b", "b")]) == ["said:  日本 b", "heard: a    b", "       S"]
+
+
+def test_speakers_without_errors_are_counted_and_not_shown():
+    def lines(errors: list[float]) -> str:
+        entry = {"utterances": 1, "words": 4, "cer": 0.1, "substitutions": 0.0, "deletions": 0.0, "insertions": 0.0}
+        speakers = [entry | {"speaker": f"s{at}", "wer": wer} for at, wer in enumerate(errors)]
+        return " ".join(_speaker_lines(speakers))
+
+    assert "s20" not in lines([0.5] * 25) and "Not shown: 5 speakers with no higher WER, 0 without" in lines(
+        [0.5] * 25
+    )
+    assert "s1 " in lines([0.5, 0.25]) and "Not shown" not in lines([0.5, 0.25])
+    assert "s1" not in lines([0.5, 0.0]) and "Not shown: 1 speaker with no higher WER, 1 without" in lines([0.5, 0.0])
+    assert lines([0.0, 0.0]) == "No errors of 2 speakers."
 
 
 SPOKEN = [
@@ -279,6 +293,12 @@ def test_chunk_ssl_is_measured_in_chunks_too(folders, capsys):
     for text in ("| offline", "| 160 ms", "320 (240)", "Files left out: 1 not audio.", "## Speakers", "said:"):
         assert text in printed
     assert "utterance/s" not in progress  # no bar outside a terminal
+    assert "WER to offline" in printed
+    for mode in report["modes"].values():  # rates that a trained model may have
+        for name in ("wer", "cer", "wer_change", "substitutions", "deletions", "insertions"):
+            mode[name] = {"value": 0.37766, "low": 0.33007, "high": 0.42955}
+    lines = as_text(report).splitlines()
+    assert max(map(len, lines[1 : lines.index("## Speakers")])) <= 80  # below the title, with its paths
 
 
 def test_figures_are_those_of_the_model_asked_directly(folders):

@@ -190,7 +190,8 @@ def test_tune_command(heard, tmp_path, capsys, monkeypatch):
     assert by_pair[1.0, 0.0]["wer"] == 0.0 and by_pair[1.0, 0.0]["hits"] == 9
     assert by_pair[1.0, -300.0]["wer"] > 0.5 and by_pair[1.0, -300.0]["deletions"] > 4
     assert results["best"] == by_pair[1.0, 0.0]
-    assert f"--lm_path '{lm}' --lm_weight 1 --word_bonus 0" in printed and "Warning" not in printed
+    assert results["lm_path"] == lm and results["lexicon_path"] is None
+    assert f"--lm_path '{lm}' --beam_size 50 --lm_weight 1 --word_bonus 0" in printed and "Warning" not in printed
     assert "Greedy: 88.89%. Best: 0.00%" in printed
     assert re.search(r"^ +1 \| +\d\d.\d\d +0.00 +0.00$", printed, flags=re.MULTILINE)
     assert main([*command, "--lm_weights", "1", "0.5", "--word_bonuses", "-300", "-200"]) == 0
@@ -206,11 +207,14 @@ def test_tune_hears_with_the_model_itself(heard, tmp_path, capsys):
     command = ["tune", str(folder / "model"), str(folder / "data"), "--lm_path", str(tmp_path / "lm.arpa")]
     command += ["--lm_weights", "1", "--word_bonuses", "0", "--lexicon_path", str(tmp_path / "words.txt")]
     assert main([*command, "--max_samples", "2", "--batch_seconds", "1", "--beam_size", "5"]) == 0
-    assert "--lexicon_path" in capsys.readouterr().out
+    printed, progress = capsys.readouterr()
+    assert "--lexicon_path" in printed and "--beam_size 5" in printed
+    assert "hear" not in progress and "decode" not in progress  # no bars outside a terminal
     for extra, words in (
         (["--lm_path", str(tmp_path / "none.arpa")], "none.arpa"),
         (["--lm_weights", "-1"], "lm_weight must be 0 or more"),
         (["--beam_size", "0"], "beam_size"),
+        (["--output_file", str(tmp_path)], "is a folder"),
         (["--split_name", "dev"], "dev"),
         (["--text_column_name", "words"], "words"),
     ):

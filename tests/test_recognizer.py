@@ -254,9 +254,13 @@ def test_broken_weights_are_refused(tmp_path):
     assert "cannot be loaded" in refusal(tmp_path)
 
 
-def test_a_folder_or_device_that_does_not_exist_is_refused(tmp_path):
+def test_a_folder_or_device_that_does_not_exist_is_refused(tmp_path, monkeypatch):
     assert "There is no model folder" in refusal(tmp_path / "nothing")
     assert "There is no model folder" in refusal("./nothing")
+    assert f"{str(tmp_path)!r} holds no model" in refusal(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    unknown = refusal("no-such-model-here")
+    assert unknown.startswith("There is no folder 'no-such-model-here' here") and "\n" not in unknown
     model, processor = ours("birq")
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)

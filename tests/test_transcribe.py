@@ -18,7 +18,7 @@ from hf_speech_ssl.cli import main
 from hf_speech_ssl.data.audio import AudioError, load_audio
 from hf_speech_ssl.data.audio_files import find_audio_files
 from hf_speech_ssl.data.audio_stream import SampleWindow, stream_audio
-from hf_speech_ssl.decoding import build_ctc_processor
+from hf_speech_ssl.decoding import build_ctc_processor, make_decoder
 from hf_speech_ssl.long_form import LongFormRecognizer
 from hf_speech_ssl.recognizer import Recognizer
 
@@ -185,6 +185,18 @@ def test_json_lines(saved, talks, capsys) -> None:
         assert times[:2] == [pytest.approx(reading.words[0].start, abs=1e-3), pytest.approx(reading.words[0].end)]
 
 
+def test_json_holds_the_other_readings_that_are_asked_for(saved, talks, capsys) -> None:
+    pytest.importorskip("flashlight.lib.text")
+    recognizer, _ = saved["birq"]
+    assert run(saved, str(talks[1]), "--format", "json", "--num_best", "3") == 0
+    record = json.loads(capsys.readouterr().out)
+    decoder = make_decoder(recognizer.tokenizer, recognizer.seconds_per_frame, num_best=3)
+    [readings] = recognizer.recognize([load_audio(talks[1])], decoder)
+    found = [(one["text"], one["score"]) for one in (record, *record["alternatives"])]
+    assert found == [(" ".join(one.text.split()), pytest.approx(one.score, abs=1e-2)) for one in readings]
+    assert len({text for text, _ in found}) == 3
+
+
 @pytest.mark.parametrize(("format", "parse"), [("srt", parse_srt), ("vtt", parse_vtt)])
 def test_subtitles_in_a_folder(saved, talks, tmp_path, format: str, parse, capsys) -> None:
     """Sub-folders are kept, so that both files of the same name are there; an old output is replaced."""
@@ -228,8 +240,11 @@ def test_what_cannot_work_is_refused_before_the_work(saved, talks, tmp_path, cap
         ([str(talks[0]), str(talks[1]), "--format", "srt"], "cannot share standard output"),
         ([str(talks[0]), "--output_dir", str(talks[1])], "b.flac"),
         ([str(talks[0]), "--chunk_duration_ms", "320"], "Chunk SSL does"),
-        ([str(talks[0]), "--batch_seconds", "0"], "batch_seconds must be positive"),
-        ([str(talks[0]), "--window_seconds", "0.5"], "window_seconds must be at least 1"),
+        ([str(talks[0]), "--batch_seconds", "0"], "batch_seconds must be a positive number"),
+        ([str(talks[0]), "--window_seconds", "0.5"], "window_seconds must be a number of at least 1"),
+        ([str(talks[0]), "--window_seconds", "inf"], "window_seconds must be a number of at least 1"),
+        ([str(talks[0]), "--beam_size", "-3"], "beam_size must be at least 1"),
+        ([str(talks[0]), "--num_best", "3"], "give --format json"),
         ([str(talks[0]), "--lm_path", str(tmp_path / "none.arpa")], "none.arpa"),
         ([str(talks[0]), "--device", "abacus"], "abacus"),
     ):

@@ -1,9 +1,7 @@
 """Error rates of a CTC model on a data set, offline and in chunks, with what a person needs to trust and mend them."""
 
-import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from ..evaluation.bootstrap import CONFIDENCE
 from ..evaluation.report import as_text
 from ..evaluation.scores import MIN_SPEAKERS, Scores, Transcript
 from ..recognizer import Recognizer
+from .outputs import check_output_file, write_report
 
 OFFLINE = "offline"
 _SEED = 0  # of the bootstrap
@@ -100,8 +99,7 @@ def evaluate(
         if mode in latencies:
             entry["latency_ms"], entry["mean_latency_ms"] = latencies[mode]
     print(as_text(report))
-    if output_file is not None:
-        Path(output_file).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_report(report, output_file)
     return report
 
 
@@ -162,10 +160,7 @@ def _check(num_worst: int, num_resamples: int, output_file: str | None) -> None:
             f"num_worst must be 0 or more, num_resamples 0 (no intervals) or at least {_FEW_RESAMPLES}; got "
             f"{num_worst} and {num_resamples}."
         )
-    if output_file is not None and Path(output_file).is_dir():
-        raise IsADirectoryError(f"output_file {output_file!r} is a folder; name a file in it.")
-    if output_file is not None:  # found out now, not after everything was heard
-        Path(output_file).parent.mkdir(parents=True, exist_ok=True)
+    check_output_file(output_file)
 
 
 def _settings(listener: _Listener, scores: Scores, reader: UtteranceReader) -> dict[str, Any]:

@@ -1,11 +1,9 @@
 """Language models for decoding: made from text, and weighed against the speech model on a development set."""
 
 import itertools
-import json
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from ..decoding import BeamSearchDecoder, Decoder, estimate_ngrams
 from ..decoding.ngram import open_text
 from ..evaluation import ErrorCounts, count_word_errors, normalize_text
 from ..recognizer import Recognizer
+from .outputs import check_output_file, write_report
 
 
 def make_language_model(text_files: Sequence[str], output_file: str, order: int = 4, normalize: bool = True) -> None:
@@ -87,8 +86,7 @@ def tune(
     """
     if not lm_weights or not word_bonuses:
         raise ValueError("There is nothing to choose from: give at least one of lm_weights and of word_bonuses.")
-    if output_file is not None:
-        Path(output_file).parent.mkdir(parents=True, exist_ok=True)  # a place that cannot be is found at once
+    check_output_file(output_file)
     recognizer = Recognizer.from_pretrained(model_name_or_path, revision, trust_remote_code, device)
     search = BeamSearchDecoder(
         recognizer.tokenizer, recognizer.seconds_per_frame, lm_path, lexicon_path, beam_size=beam_size
@@ -98,14 +96,17 @@ def tune(
     reader = UtteranceReader(dataset_name, split_name=split_name, text_column_name=text_column_name, **reading)
     heard, texts = hear(recognizer, reader)
     greedy = word_errors(recognizer.greedy(), heard, texts)
-    grid = zip(pairs, tqdm(decoders, desc="Decode", unit="pair", leave=False), strict=True)
+    grid = zip(pairs, tqdm(decoders, desc="decode", unit="pair", leave=False, disable=None), strict=True)
     trials = [Trial(*pair, word_errors(decoder, heard, texts)) for pair, decoder in grid]
     best = choose(trials)
-    print(_report(trials, best, greedy, lm_path, lexicon_path))
+    files = ["--lm_path", lm_path, *(["--lexicon_path", lexicon_path] if lexicon_path else [])]
+    print(_report(trials, best, greedy, [*files, "--beam_size", str(beam_size)]))
     results = {
         "model": model_name_or_path,
         "dataset": dataset_name,
         "split": split_name,
+        "lm_path": lm_path,
+        "lexicon_path": lexicon_path,
         "utterances": len(texts),
         "skipped": len(reader.skipped),
         "beam_size": beam_size,
@@ -113,8 +114,7 @@ def tune(
         "best": _as_dict(best),
         "trials": [_as_dict(trial) for trial in trials],
     }
-    if output_file is not None:
-        Path(output_file).write_text(json.dumps(results, indent=2) + "\n")
+    write_report(results, output_file)
     return results
 
 
@@ -122,7 +122,7 @@ def hear(recognizer: Recognizer, reader: UtteranceReader) -> tuple[list[torch.Te
     """(1, T, V) log-probabilities of every utterance, and its text after [`normalize_text`]."""
     heard: list[torch.Tensor] = []
     texts: list[str] = []
-    with tqdm(total=len(reader), desc="Hear", unit="utterance", leave=False) as bar:
+    with tqdm(total=len(reader), desc="hear", unit="utterance", leave=False, disable=None) as bar:
         for batch in reader:
             log_probs, lengths = recognizer.log_probs([utterance.waveform for utterance in batch])
             heard.extend(one[None, :length].clone() for one, length in zip(log_probs, lengths.tolist(), strict=True))
@@ -162,14 +162,13 @@ def _edges(best: Trial, trials: Sequence[Trial]) -> list[str]:
     return edges
 
 
-def _report(trials: Sequence[Trial], best: Trial, greedy: ErrorCounts, lm_path: str, lexicon_path: str | None) -> str:
+def _report(trials: Sequence[Trial], best: Trial, greedy: ErrorCounts, search: list[str]) -> str:
     """The grid, the best pair, the flags to use."""
     rates = {(trial.lm_weight, trial.word_bonus): trial.errors.rate for trial in trials}
     weights, bonuses = (sorted({key[axis] for key in rates}) for axis in (0, 1))
     lines = ["WER (%) by lm_weight (down) and word_bonus (across)", _row("", [f"{bonus:g}" for bonus in bonuses])]
     lines += [_row(f"{w:g}", [f"{100 * rates[w, b]:.2f}" for b in bonuses]) for w in weights]
-    flags = ["--lm_path", lm_path, *(["--lexicon_path", lexicon_path] if lexicon_path else [])]
-    flags += ["--lm_weight", f"{best.lm_weight:g}", "--word_bonus", f"{best.word_bonus:g}"]
+    flags = [*search, "--lm_weight", f"{best.lm_weight:g}", "--word_bonus", f"{best.word_bonus:g}"]
     lines += ["", f"Greedy: {greedy.rate:.2%}. Best: {best.errors.rate:.2%}, with", f"  {shlex.join(flags)}"]
     return "\n".join(lines + [f"Warning: {edge}" for edge in _edges(best, trials)])
 

@@ -1,8 +1,6 @@
 """A table of what a frozen encoder knows of phones, layer by layer, beside the same encoder with random weights; and
 one of the labels that it was pretrained on."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from ..evaluation.linear_probe import LinearProbes
 from ..evaluation.probe_report import as_text, remarks
 from ..modeling.quantization import perplexity
 from ..probing import PhoneReader, Scores, TrainingFrames, collect_training_frames, number_phones, score
+from .outputs import check_output_file, write_report
 
 NUM_RESAMPLES = 1000  # of the intervals
 
@@ -77,8 +76,7 @@ def probe(
     asked = {"model": model_name_or_path, "dataset": dataset_name, "split": split_name, "test_split": test_split_name}
     report = asked | measure(encoder, train, test, phone_ids, num_epochs, seed)
     print(as_text(report))
-    if output_file is not None:
-        Path(output_file).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_report(report, output_file)
     return report
 
 
@@ -87,10 +85,7 @@ def _check(split_name: str, test_split_name: str, num_epochs: int, output_file: 
         raise ValueError(f"Probes cannot be measured on the split they are fitted on, {split_name!r}; name another.")
     if num_epochs < 1:
         raise ValueError(f"num_epochs must be at least 1, got {num_epochs}.")
-    if output_file is not None and Path(output_file).is_dir():
-        raise IsADirectoryError(f"output_file {output_file!r} is a folder; name a file in it.")
-    if output_file is not None:  # found out now, not after everything was heard
-        Path(output_file).parent.mkdir(parents=True, exist_ok=True)
+    check_output_file(output_file)
 
 
 def measure(

@@ -37,6 +37,7 @@ def transcribe(
     lm_weight: float = 1.0,
     word_bonus: float = 0.0,
     beam_size: int = 50,
+    num_best: int = 1,
     **loading: Any,
 ) -> None:
     """Transcribe audio files, each as soon as it is understood; a progress bar shows on a terminal.
@@ -47,13 +48,15 @@ def transcribe(
         sources: files, URLs, folders or patterns, as in [`find_audio_files`].
         model_name_or_path: folder or Hub id of any CTC model.
         format: "text"; "json", one object per file with `file`, `duration` (s), `text`, `score` and `words` (`word`,
-            `start`, `end` in s; null where the tokenizer does not tell words apart); subtitles as "srt" or "vtt".
+            `start`, `end` in s; null where the tokenizer does not tell words apart), and `alternatives` where there
+            are any (`text`, `score`); subtitles as "srt" or "vtt".
         output_dir: where NAME.txt (.json, .srt, .vtt) is written, over an older one; what was found in a sub-folder
             goes into a sub-folder of the same name. Standard output by default: JSON as a line per file, text as a
             line per file with its path and a tab before it where there are several.
         chunk_duration_ms: Chunk SSL: hear in chunks of this duration; 0 hears whole.
         batch_seconds, window_seconds: as in [`LongFormRecognizer`].
         lm_path, lexicon_path, lm_weight, word_bonus, beam_size: as in [`make_decoder`].
+        num_best: with "json", readings of every file of up to two minutes; a longer one has the best one only.
         **loading: revision, trust_remote_code and device, as in [`Recognizer.from_pretrained`].
 
     Raises:
@@ -61,6 +64,8 @@ def transcribe(
             a folder or of a model without word times, or, at the end, some files could not be transcribed.
         OSError: there is no such model, or an output cannot be written.
     """
+    if num_best != 1 and format != "json":
+        raise ValueError(f"Only JSON holds several readings: give --format json, not {format}, with a num_best.")
     files, problems = find_audio_files(sources)
     for problem in problems if files else ():
         print(problem, file=sys.stderr)
@@ -68,9 +73,8 @@ def transcribe(
         raise ValueError("\n".join(problems))
     write = _file_writer(files, format, output_dir) if output_dir is not None else _line_writer(files, format)
     recognizer = Recognizer.from_pretrained(model_name_or_path, **loading)
-    decoder = make_decoder(
-        recognizer.tokenizer, recognizer.seconds_per_frame, lm_path, lexicon_path, lm_weight, word_bonus, beam_size
-    )
+    search = (lm_path, lexicon_path, lm_weight, word_bonus, beam_size, num_best)
+    decoder = make_decoder(recognizer.tokenizer, recognizer.seconds_per_frame, *search)
     _try_out(recognizer, chunk_duration_ms, format)
 
     began, done, seconds = time.perf_counter(), 0, 0.0

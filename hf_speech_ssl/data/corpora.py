@@ -99,6 +99,8 @@ def keep_encoded(dataset: SpeechDataset, audio_column: str = "audio") -> SpeechD
     feature = None if features is None else features.get(audio_column)
     holds_files = feature in (Value("string"), Value("large_string"), Value("binary"), Value("large_binary"))
     holds_cells = isinstance(feature, dict) and set(feature) <= {"path", "bytes"}
+    if feature == Value("large_string"):  # as pandas and Polars write paths, which `datasets` casts to no audio
+        dataset = dataset.cast_column(audio_column, Value("string"))
     if isinstance(feature, Audio) or holds_files or holds_cells:
         return dataset.cast_column(audio_column, EncodedAudio())
     return dataset

@@ -91,8 +91,9 @@ class UtteranceReader:
         check_columns(dataset, columns, dataset_name)
         if text_column_name is not None and not isinstance(dataset.features[text_column_name], Value):
             raise ValueError(
-                f"Column {text_column_name!r} of {dataset_name!r} holds {dataset.features[text_column_name]}, not "
-                "text; name the column with the transcripts."
+                f"Column {text_column_name!r} of {dataset_name!r} holds "
+                f"{type(dataset.features[text_column_name]).__name__} values, not text; name the column with the "
+                "transcripts."
             )
         self.columns = [*columns, *(name for name in optional_columns if name in dataset.column_names)]
         wanted = {audio_column_name: None, text_column_name: None, DURATION_COLUMN: None} | dict.fromkeys(self.columns)

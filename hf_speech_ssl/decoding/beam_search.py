@@ -36,9 +36,12 @@ def make_decoder(
 ) -> Decoder:
     """Beam search with the language model and the lexicon that are given; greedy decoding where there is neither.
 
-    Greedy decoding ignores `lm_weight`, `word_bonus` and `beam_size`, and has one reading: for a `num_best` above 1
-    there is a beam search without language model and lexicon. Arguments and errors as in [`BeamSearchDecoder`].
+    Greedy decoding makes no use of `lm_weight`, `word_bonus` and `beam_size`, and has one reading: for a `num_best`
+    above 1 there is a beam search without language model and lexicon. Arguments and errors as in
+    [`BeamSearchDecoder`].
     """
+    _check_sizes(beam_size, num_best)
+    _check_weights(lm_weight, word_bonus)
     if lm_path is None and lexicon_path is None:
         if num_best == 1:
             return GreedyDecoder(tokenizer, seconds_per_frame)
@@ -101,10 +104,10 @@ class BeamSearchDecoder:
                 f"Beam search needs a Wav2Vec2CTCTokenizer, whose tokens are characters, not a "
                 f"{type(tokenizer).__name__}; decode greedily, without a language model and a lexicon."
             )
-        if not 1 <= num_best <= beam_size or token_beam_size < 1 or not beam_threshold > 0:
+        _check_sizes(beam_size, num_best)
+        if token_beam_size < 1 or not beam_threshold > 0:
             raise ValueError(
-                f"num_best must be 1 to beam_size, token_beam_size and beam_threshold positive; got {num_best}, "
-                f"{beam_size}, {token_beam_size} and {beam_threshold}."
+                f"token_beam_size and beam_threshold must be positive, got {token_beam_size} and {beam_threshold}."
             )
         self.tokenizer, self.seconds_per_frame = tokenizer, seconds_per_frame
         self.beam_size, self.num_best = beam_size, num_best
@@ -119,8 +122,7 @@ class BeamSearchDecoder:
         return other
 
     def _set_weights(self, lm_weight: float, word_bonus: float) -> None:
-        if not (math.isfinite(lm_weight) and lm_weight >= 0 and math.isfinite(word_bonus)):
-            raise ValueError(f"lm_weight must be 0 or more, word_bonus any number, got {lm_weight} and {word_bonus}.")
+        _check_weights(lm_weight, word_bonus)
         if word_bonus and self._words is None:
             raise ValueError(f"word_bonus {word_bonus} needs a lexicon or a language model; without them give 0.")
         self.lm_weight, self.word_bonus = lm_weight, word_bonus
@@ -211,6 +213,18 @@ class BeamSearchDecoder:
         times = word_times(spans, self.tokenizer, self.seconds_per_frame)
         timed = [TimedText(word, time.start, time.end) for word, time in zip(words, times, strict=False)]
         return Hypothesis(self.tokenizer.replace_word_delimiter_char.join(words), result.score, timed)
+
+
+def _check_sizes(beam_size: int, num_best: int) -> None:
+    if beam_size < 1:
+        raise ValueError(f"beam_size must be at least 1, got {beam_size}.")
+    if not 1 <= num_best <= beam_size:
+        raise ValueError(f"num_best must be 1 to beam_size, which is {beam_size}; got {num_best}.")
+
+
+def _check_weights(lm_weight: float, word_bonus: float) -> None:
+    if not (math.isfinite(lm_weight) and lm_weight >= 0 and math.isfinite(word_bonus)):
+        raise ValueError(f"lm_weight must be 0 or more, word_bonus any number, got {lm_weight} and {word_bonus}.")
 
 
 def _path(result: Any, frames: int) -> list[int]:

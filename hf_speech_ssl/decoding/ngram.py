@@ -30,6 +30,7 @@ MIN_ORDER, MAX_ORDER = 2, 6  # what KenLM reads
 _KENLM_MAGIC = b"mmap lm http://kheafield.com/code"
 _ARPA_SPACE = re.compile("[\t ]+")  # and no other white space: words may hold a no-break space
 _NEVER = -99.0  # ARPA's log10 of zero
+_MAKE_ONE = "make one with hf-speech-ssl ngram, or KenLM's lmplz and build_binary"
 
 NGram = tuple[str, ...]
 
@@ -147,7 +148,13 @@ def language_model_words(path: str | Path) -> list[str] | None:
         if file.read(len(_KENLM_MAGIC)) == _KENLM_MAGIC:
             return None
     with open_text(path) as text:
-        words = list(_unigrams(text, str(path)))
+        try:
+            words = list(_unigrams(text, str(path)))
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path} is neither UTF-8 text ({error}), as ARPA files are, nor a KenLM binary: convert it, for "
+                f"instance with iconv, or {_MAKE_ONE}."
+            ) from error
     if not words:
         raise ValueError(f"{path} holds no words: it is no usable ARPA file.")
     return words
@@ -163,7 +170,7 @@ def _unigrams(lines: Iterable[str], path: str) -> Iterator[str]:
             if entry != "\\data\\":
                 raise ValueError(
                     f"{path} is neither ARPA (its first line would be \\data\\) nor a KenLM binary: it begins with "
-                    f"{entry[:40]!r}. Make one with hf-speech-ssl ngram, or KenLM's lmplz and build_binary."
+                    f"{entry[:40]!r}; {_MAKE_ONE}."
                 )
             place = "counts"
         elif entry == "\\1-grams:":

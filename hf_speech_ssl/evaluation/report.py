@@ -1,11 +1,12 @@
 """An evaluation as text for a terminal, which is Markdown too: tables, and transcripts aligned with what was said."""
 
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 _SPEAKERS_SHOWN = 20
-_LINE_WIDTH = 100  # columns of aligned text
+_LINE_WIDTH = 80  # columns of a narrow terminal
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> list[str]:
@@ -77,35 +78,32 @@ def _data_lines(first: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     if settings["skipped"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(settings["skipped"].items()))
         lines.append(f"Files left out: {reasons}.")
-    return lines
+    return [part for line in lines for part in _wrapped(line)]
 
 
 def _mode_tables(modes: dict[str, Any]) -> list[list[str]]:
-    """One table for one mode; else a second one for the kinds of errors, so that lines stay short."""
-    rates = {"WER %": "wer", "CER %": "cer"}
+    """Rates and costs, kinds of errors, and what chunks cost: tables of their own, so that lines stay short."""
+    tables = [_rates(modes)]
     kinds = {"substituted %": "substitutions", "deleted %": "deletions", "inserted %": "insertions"}
-    if len(modes) == 1:
-        return [_mode_table(modes, rates | kinds)]
-    return [_mode_table(modes, rates), _mode_table(modes, kinds, costs=False)]
+    rows = [[name, *(_percent(mode[kind]) for kind in kinds.values())] for name, mode in modes.items()]
+    tables.append(markdown_table(["mode", *kinds], rows))
+    changes = [[name, _percent(mode["wer_change"], "+")] for name, mode in modes.items() if "wer_change" in mode]
+    if changes:
+        tables.append(markdown_table(["mode", f"WER to {next(iter(modes))}"], changes))
+    return tables
 
 
-def _mode_table(modes: dict[str, Any], figures: dict[str, str], costs: bool = True) -> list[str]:
-    head, compared = ["mode", *figures], costs and len(modes) > 1
-    if compared:
-        head += [f"WER to {next(iter(modes))}", "latency ms (mean)"]
-    if costs:
-        head.append("RTF")
+def _rates(modes: dict[str, Any]) -> list[str]:
+    """How good each mode is, how soon it speaks, what it takes."""
+    compared = len(modes) > 1
     rows = []
     for name, mode in modes.items():
-        row = [name, *(_percent(mode[figure]) for figure in figures.values())]
+        row = [name, _percent(mode["wer"]), _percent(mode["cer"])]
         if compared:
-            row.append(_percent(mode["wer_change"], sign="+") if "wer_change" in mode else "")
-            latency = "latency_ms" in mode
-            row.append(f"{mode['latency_ms']:g} ({mode['mean_latency_ms']:g})" if latency else "the utterance")
-        if costs:
-            row.append(f"{mode['real_time_factor']:.4f}")
-        rows.append(row)
-    return markdown_table(head, rows)
+            live = "latency_ms" in mode
+            row.append(f"{mode['latency_ms']:g} ({mode['mean_latency_ms']:g})" if live else "at the end")
+        rows.append([*row, f"{mode['real_time_factor']:.4f}"])
+    return markdown_table(["mode", "WER %", "CER %", *(["latency ms"] if compared else []), "RTF"], rows)
 
 
 def _notes(modes: dict[str, Any], settings: dict[str, Any]) -> list[str]:
@@ -119,7 +117,7 @@ def _notes(modes: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         ]
     if len(modes) > 1:
         notes.append(
-            "Latency: how long sound waits for the end of its chunk and of the look-ahead, at most and on average, "
+            "Latency: how long sound waits for the end of its chunk and of the look-ahead, at most (and on average), "
             "computation not included."
         )
     live = "; a live stream costs more" if len(modes) > 1 else ""
@@ -127,12 +125,16 @@ def _notes(modes: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         f"RTF: seconds of computation per second of audio, in batches of {settings['batch_seconds']:g} s on "
         f"{settings['device']}{live}."
     )
-    return notes
+    return [line for note in notes for line in _wrapped(note)]
 
 
 def _speaker_lines(speakers: list[dict[str, Any]]) -> list[str]:
+    """The speakers with the highest error rates; those without errors are only counted."""
+    shown = [one for one in speakers if one["wer"]][:_SPEAKERS_SHOWN]
+    if not shown:
+        return [f"No errors of {_count(len(speakers), 'speaker')}."]
     kinds = ("wer", "cer", "substitutions", "deletions", "insertions")
-    head = ["speaker", "utterances", "words", "WER %", "CER %", "substituted %", "deleted %", "inserted %"]
+    head = ["speaker", "utterances", "words", "WER %", "CER %", "S %", "D %", "I %"]
     rows = [
         [
             one["speaker"],
@@ -140,12 +142,16 @@ def _speaker_lines(speakers: list[dict[str, Any]]) -> list[str]:
             f"{one['words']:,}",
             *("" if one[kind] is None else f"{100 * one[kind]:.2f}" for kind in kinds),
         ]
-        for one in speakers
+        for one in shown
     ]
-    lines = markdown_table(head, rows[:_SPEAKERS_SHOWN])
-    if len(rows) > _SPEAKERS_SHOWN:
-        lines += ["", f"{len(rows) - _SPEAKERS_SHOWN:,} more speakers with lower error rates are in the JSON report."]
-    return lines
+    notes = ["S, D, I: words substituted, deleted, inserted."]
+    if hidden := len(speakers) - len(shown):
+        perfect = sum(not one["wer"] for one in speakers)
+        notes.append(
+            f"Not shown: {_count(hidden, 'speaker')} with no higher WER, {perfect:,} without errors; the report "
+            "of --output_file has all."
+        )
+    return [*markdown_table(head, rows), "", *_wrapped(" ".join(notes))]
 
 
 def _worst_lines(worst: list[dict[str, Any]]) -> list[str]:
@@ -181,6 +187,10 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _LINE_WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _one_line(text: str) -> str:
