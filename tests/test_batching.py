@@ -15,6 +15,7 @@ from datasets import Dataset
 from hf_speech_ssl.data.audio import SAMPLING_RATE, AudioError
 from hf_speech_ssl.data.batching import Position, SpeechBatches
 from hf_speech_ssl.data.planning import padding_share, plan_steps
+from hf_speech_ssl.data.rows import Cursor, IndexedRows, StreamedRows
 
 NUM_UTTERANCES = 61
 
@@ -259,6 +260,25 @@ def test_durations_in_a_column_give_the_same_batches_as_headers(dataset: Dataset
     assert order(make_batches(with_column).epoch(0)) == order(make_batches(dataset).epoch(0))
     with pytest.raises(ValueError, match="must hold seconds"):
         list(make_batches(dataset.add_column("duration", [1000 * s for s in seconds])).epoch(0))
+
+
+class Backwards:
+    """A pool whose last task is done first."""
+
+    def map(self, function, tasks):
+        return [function(task) for task in list(tasks)[::-1]][::-1]
+
+
+def test_the_first_usable_row_is_the_one_whose_duration_is_compared_whatever_the_threads_do(dataset: Dataset) -> None:
+    dataset = Dataset.from_dict({"audio": dataset["audio"][:5], "duration": [None, 9.0, 9.0, 9.0, 9.0]})
+    with pytest.raises(ValueError, match="in example 1,"):
+        list(IndexedRows(dataset, "audio", seed=0, shuffle=False).rows(0, Cursor(), Backwards()))
+    right = Dataset.from_dict({"audio": dataset["audio"][:5], "duration": [None, 0.5, 9.0, 9.0, 9.0]})
+    rows = IndexedRows(right, "audio", seed=0, shuffle=False).rows(0, Cursor(), Backwards())
+    assert [row.length for row in rows][1:] == [0.5, 9.0, 9.0, 9.0]
+    share = {"process_index": 0, "num_processes": 1}
+    streamed = StreamedRows(right.to_iterable_dataset(), "audio", seed=0, shuffle=False, **share)
+    assert [row.length for row in streamed.rows(0, Cursor(), Backwards())][1:] == [0.5, 9.0, 9.0, 9.0]
 
 
 def test_wrong_arguments_say_what_is_needed(dataset: Dataset) -> None:

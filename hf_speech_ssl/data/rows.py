@@ -5,12 +5,12 @@ what is asked for: nothing has to go through the whole corpus before training st
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import fsspec
 import numpy as np
@@ -66,11 +66,7 @@ class _Lengths:
         self._compared = False
 
     def __call__(self, stated: float | None, read: Callable[[], dict[str, Any]], place: str) -> float | AudioError:
-        if stated is not None and not math.isnan(stated):
-            if not self._compared:
-                self._compare(stated, self._from_header(read, place), place)
-            return float(stated)
-        return self._from_header(read, place)
+        return float(stated) if _is_stated(stated) else self._from_header(read, place)
 
     def _from_header(self, read: Callable[[], dict[str, Any]], place: str) -> float | AudioError:
         audio = read()[self.audio_column]
@@ -79,16 +75,30 @@ class _Lengths:
         except AudioError as error:
             return error
 
-    def _compare(self, stated: float, by_header: float | AudioError, place: str) -> None:
-        """A column in milliseconds would have every file refused as too long, so it is not taken on trust."""
-        if isinstance(by_header, AudioError):
-            return
-        if abs(stated - by_header) > _DURATION_TOLERANCE:
-            raise ValueError(
-                f"Column {DURATION_COLUMN!r} must hold seconds, but it holds {stated} in {place}, where the audio's "
-                f"header says {by_header:.2f} s. Correct, rename or remove the column."
-            )
-        self._compared = True
+    def compare_first(self, rows: Iterable[tuple[float | None, Callable[[], dict[str, Any]], str]]) -> None:
+        """Compare the first of these rows that has both, a stated length and a header, once for the whole data set.
+
+        A column in milliseconds would have every file refused as too long, so it is not taken on trust. Rows come in
+        their order, not from the threads that read them: every run and every process compares the same one.
+
+        Raises:
+            ValueError: the two differ.
+        """
+        for stated, read, place in rows:
+            if self._compared:
+                return
+            if not _is_stated(stated) or isinstance(by_header := self._from_header(read, place), AudioError):
+                continue
+            if abs(stated - by_header) > _DURATION_TOLERANCE:
+                raise ValueError(
+                    f"Column {DURATION_COLUMN!r} must hold seconds, but it holds {stated} in {place}, where the "
+                    f"audio's header says {by_header:.2f} s. Correct, rename or remove the column."
+                )
+            self._compared = True
+
+
+def _is_stated(seconds: float | None) -> TypeGuard[float]:
+    return seconds is not None and not math.isnan(seconds)
 
 
 class IndexedRows:
@@ -116,14 +126,21 @@ class IndexedRows:
         order = np.random.default_rng([self.seed, epoch]).permutation(size) if self.shuffle else np.arange(size)
         for first in range(start.rows, size, _READ_AHEAD):
             indices = order[first : first + _READ_AHEAD].tolist()
+            self._lengths.compare_first((self._stated(index), *self._reader(index)) for index in indices)
             lengths = pool.map(self._length, indices)
             for done, (index, length) in enumerate(zip(indices, lengths, strict=True), start=first + 1):
-                yield Row(f"example {index}", length, partial(self.dataset.__getitem__, index), Cursor(done))
+                read, place = self._reader(index)
+                yield Row(place, length, read, Cursor(done))
+
+    def _stated(self, index: int) -> float | None:
+        return None if self._durations is None else self._durations[index][DURATION_COLUMN]
+
+    def _reader(self, index: int) -> tuple[Callable[[], dict[str, Any]], str]:
+        return partial(self.dataset.__getitem__, index), f"example {index}"
 
     def _length(self, index: int) -> float | AudioError:
         if np.isnan(self._seconds[index]) and index not in self._errors:
-            stated = None if self._durations is None else self._durations[index][DURATION_COLUMN]
-            length = self._lengths(stated, partial(self.dataset.__getitem__, index), f"example {index}")
+            length = self._lengths(self._stated(index), *self._reader(index))
             if isinstance(length, AudioError):
                 self._errors[index] = length
             else:
@@ -173,6 +190,9 @@ class StreamedRows:
 
         source = read()
         while block := list(islice(source, _READ_AHEAD)):
+            self._lengths.compare_first(
+                (columns.get(DURATION_COLUMN), partial(dict, columns), place) for place, columns, _ in block
+            )
             for (place, _, after), (columns, length) in zip(block, pool.map(self._measure, block), strict=True):
                 yield Row(place, length, partial(dict, columns), after)
 
