@@ -28,10 +28,7 @@ FLAGS = """
     --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
     --disable-component-update --disable-sync --use-fake-device-for-media-stream --use-fake-ui-for-media-stream
 """.split()
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium"),
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium")
 SECONDS, RATE = 4.0, 48_000
 SHOWN = "[...document.querySelectorAll('#recorder .final, #recorder .tentative')].map(x => x.textContent).join('')"
 
