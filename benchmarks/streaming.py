@@ -3,10 +3,10 @@
     python benchmarks/streaming.py [--threads 2] [--repeats 5] [--peer nemotron] [--quick]
 
 Encoder steps run on features made beforehand, look-ahead chunk included: a step computes twice its chunk. The full
-path runs from samples to text through `StreamingBatch`: features, encoder, CTC head, decoding. Both have their linear
-layers packed (`pack_layers`), as `hf-speech-ssl stream` does on a CPU; `plain layers` shows one stream without.
-The left context is 5.12 s, or all there has been. Steps count once the left context is full. The peer is transformers'
-Nemotron encoder at the same size and left context, which looks ahead within its chunk and so computes each frame once.
+path runs from samples to text through `StreamingBatch`: features, encoder, CTC head, decoding. Both have their blocks
+packed (`pack_layers`), as `hf-speech-ssl stream` does on a CPU; `plain layers` shows one stream without. The left
+context is 5.12 s, or all there has been. Steps count once the left context is full. The peer is transformers' Nemotron
+encoder at the same size and left context, which looks ahead within its chunk and so computes each frame once.
 """
 
 import statistics
