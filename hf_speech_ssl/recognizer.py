@@ -227,7 +227,7 @@ class Recognizer:
         return {}
 
 
-def check_folder(name_or_path: str) -> None:
+def _check_folder(name_or_path: str) -> None:
     """Raise FileNotFoundError for what can only be a folder and is none; the Hub would be asked for it otherwise."""
     is_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
     if is_path and not Path(name_or_path).is_dir():
@@ -241,7 +241,7 @@ def load_config(name_or_path: str, **options: Any) -> Any:
         FileNotFoundError: there is no such folder. OSError: it has no configuration, or the Hub has no such model or
             cannot be asked. ValueError: its kind is not known.
     """
-    check_folder(name_or_path)
+    _check_folder(name_or_path)
     folder = Path(name_or_path)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise FileNotFoundError(

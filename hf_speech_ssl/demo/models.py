@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
 from ..encoders import SpeechEncoder, load_encoder
-from ..recognizer import Recognizer, check_folder
+from ..recognizer import Recognizer, load_config
 from .masked_prediction import FAMILIES, PretrainingTask, pretraining_task_of
 
 
@@ -43,11 +41,10 @@ def load_demo_model(
     Raises:
         ValueError: also where that makes no labels, or not for the frames of this model.
     """
-    check_folder(model_name_or_path)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     is_folder = Path(model_name_or_path).is_dir()
     name = Path(model_name_or_path).resolve().name if is_folder else model_name_or_path
-    config = AutoConfig.from_pretrained(model_name_or_path, **options)
+    config = load_config(model_name_or_path, **options)
     has_head = any(one.endswith("ForCTC") for one in config.architectures or [])
     recognizer: Recognizer | None = None
     task: PretrainingTask | None
