@@ -4,7 +4,7 @@
 
 A finite scalar quantizer of each size is trained on synthetic speech (grammar "full"), with the same batches in the
 same order, and labels speech of other speakers saying other sentences, at 25 labels a second; so does the random
-projection of BEST-RQ. The phones at the labels' centres come with the corpus; frames in no phone (pauses) do not
+projection of BEST-RQ. The phones at the labels' centers come with the corpus; frames in no phone (pauses) do not
 count.
 
 Purity and PNMI rise with the number of different labels whatever the labels know, and with finite data they reach 1
@@ -22,7 +22,7 @@ import numpy as np
 from common import FSQ_LEVELS, argument_parser, machine, markdown, pin, write_results
 
 FRAME_RATE = 25.0  # labels a second
-FIRST_CENTRE = (3 * 0.010 + 0.025) / 2  # s: the middle of four windows of 25 ms, 10 ms apart
+FIRST_CENTER = (3 * 0.010 + 0.025) / 2  # s: the middle of four windows of 25 ms, 10 ms apart
 PAPER = {"1,000": (0.19, 0.01), "50,625": (0.22, 0.22), "1,265,625": (0.67, 0.83), "6,834,375": (0.89, 0.95)}
 RANDOM = "random projection, 8,192"
 
@@ -59,7 +59,7 @@ class Corpus:
             ids = [names.setdefault(phone["phone"], len(names)) for phone in row["phones"]]
             frames = features.shape[1] // 4
             self.test_features.append(features)
-            self.test_phones.append(phone_ids_at_frames(starts, ends, ids, frames, FRAME_RATE, FIRST_CENTRE))
+            self.test_phones.append(phone_ids_at_frames(starts, ends, ids, frames, FRAME_RATE, FIRST_CENTER))
         self.num_phones = len(names)
 
 

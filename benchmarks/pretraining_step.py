@@ -6,7 +6,7 @@ A step is everything from samples to new weights: log-mel features, labels, mask
 configuration runs in a process of its own, so that its peak memory is its own, on the same cores with the same number
 of threads. The configurations of a group take turns, one step each, and so does a probe of what the machine gives at
 that moment: the rate of a 2048^3 matrix product, and a pass through nothing but the encoder's linear layers. A ratio
-is the median over the turns of two neighbouring steps, in which a slow minute of the machine cancels.
+is the median over the turns of two neighboring steps, in which a slow minute of the machine cancels.
 """
 
 import statistics

@@ -23,7 +23,7 @@ from .modeling.configuration_conformer import HOP_LENGTH
 from .modeling.feature_extraction_speech_ssl import FRAME_LENGTH
 from .modeling.modeling_birq import BiRQForPreTraining
 from .modeling.modeling_chunkssl import ChunkSSLForPreTraining
-from .modeling.modeling_conformer import ConformerModel, normalise_over_frames
+from .modeling.modeling_conformer import ConformerModel, normalize_over_frames
 from .modeling.modeling_fsq import FSQModel
 from .modeling.quantization import RandomProjectionQuantizer
 from .recognizer import load_config, pick_device
@@ -41,13 +41,13 @@ class EncodedUtterance:
         layers: (T, D) float32 of every layer; the first is the encoder's input.
         labels: (T,) int64 of every kind of label that the model was pretrained on, by name.
         frame_rate: frames a second.
-        first_frame_centre: seconds; half a frame if `None`.
+        first_frame_center: seconds; half a frame if `None`.
     """
 
     layers: list[torch.Tensor]
     labels: dict[str, torch.Tensor]
     frame_rate: float
-    first_frame_centre: float | None = None
+    first_frame_center: float | None = None
 
     @property
     def num_frames(self) -> int:
@@ -62,12 +62,12 @@ class SpeechEncoder:
     Args:
         model: what turns features into layers; `None` for a tokenizer, which has none to compare.
         extractor: its feature extractor, for 16 kHz.
-        labeller: the model that makes the pretraining labels, if the checkpoint holds one.
+        labeler: the model that makes the pretraining labels, if the checkpoint holds one.
     """
 
     model: PreTrainedModel | None
     extractor: Any
-    labeller: PreTrainedModel | None = None
+    labeler: PreTrainedModel | None = None
     _quantizers: dict[int, RandomProjectionQuantizer] = field(default_factory=dict)
 
     codebook_size = 1024  # of the random projections that stand in where a model has no labels of layers
@@ -80,29 +80,29 @@ class SpeechEncoder:
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        model: Any = self.model if self.model is not None else self.labeller
+        model: Any = self.model if self.model is not None else self.labeler
         return torch.device(model.device)
 
     def with_random_weights(self, seed: int) -> SpeechEncoder:
-        """The same encoder before any training: same sizes, fresh weights, and the same labeller."""
+        """The same encoder before any training: same sizes, fresh weights, and the same labeler."""
         assert self.model is not None
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             fresh: Any = type(self.model)(copy.deepcopy(self.model.config))
-        return type(self)(fresh.to(self.device).eval(), self.extractor, self.labeller)
+        return type(self)(fresh.to(self.device).eval(), self.extractor, self.labeler)
 
     def layer_codes(self, index: int, frames: torch.Tensor) -> torch.Tensor:
         """Labels that layer `index` would give its own frames: (T, D) -> (T, C) int64.
 
         BiRQ's are its enhanced labels without noise (of layer 0, the anchor labels); all others are those of a random
-        projection (BEST-RQ's), of the frames with each feature normalised over the utterance, with
+        projection (BEST-RQ's), of the frames with each feature normalized over the utterance, with
         `codebook_size` entries.
         """
         width = frames.shape[1]
         if width not in self._quantizers:
             quantizer = RandomProjectionQuantizer(width, self.codebook_size, codebook_dim=16)
             self._quantizers[width] = quantizer.to(frames.device)
-        return self._quantizers[width](normalise_over_frames(frames[None], None)[0])
+        return self._quantizers[width](normalize_over_frames(frames[None], None)[0])
 
     @property
     def codes_are(self) -> str:
@@ -139,46 +139,46 @@ class ConformerEncoder(SpeechEncoder):
 
     def labels(self, layers: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         """The labels that the checkpoint was pretrained on: (T,) each."""
-        stacked, labeller = layers[0], self.labeller
-        if isinstance(labeller, BiRQForPreTraining):
-            labels = _by_codebook("anchor", labeller.quantizer(stacked))
-            if labeller.config.enhanced_loss_weight:
-                k = labeller.config.enhanced_label_layer
+        stacked, labeler = layers[0], self.labeler
+        if isinstance(labeler, BiRQForPreTraining):
+            labels = _by_codebook("anchor", labeler.quantizer(stacked))
+            if labeler.config.enhanced_loss_weight:
+                k = labeler.config.enhanced_label_layer
                 labels |= _by_codebook(f"enhanced (block {k})", self.layer_codes(k, layers[k]))
             return labels
-        if isinstance(labeller, ChunkSSLForPreTraining):
-            if labeller.config.label_kind == "random_projection":
-                return _by_codebook("random projection", labeller.quantizer(stacked))
-            tokenizer = labeller.tokenizer
+        if isinstance(labeler, ChunkSSLForPreTraining):
+            if labeler.config.label_kind == "random_projection":
+                return _by_codebook("random projection", labeler.quantizer(stacked))
+            tokenizer = labeler.tokenizer
             return {"FSQ": tokenizer.module.quantizer.indices_from_digits(tokenizer(stacked[None], None)[0])}
         return {}
 
     def layer_codes(self, index: int, frames: torch.Tensor) -> torch.Tensor:
-        if not isinstance(self.labeller, BiRQForPreTraining):
+        if not isinstance(self.labeler, BiRQForPreTraining):
             return super().layer_codes(index, frames)
-        quantizer = self.labeller.quantizer
+        quantizer = self.labeler.quantizer
         if index == 0:
             return quantizer(frames)
-        blocks = normalise_over_frames(frames[None], None)[0].split(_ROWS_PER_BLOCK)
+        blocks = normalize_over_frames(frames[None], None)[0].split(_ROWS_PER_BLOCK)
         return torch.cat([quantizer.soft_scores(block).argmax(-1) for block in blocks])
 
     @property
     def codes_are(self) -> str:
-        if isinstance(self.labeller, BiRQForPreTraining):
+        if isinstance(self.labeler, BiRQForPreTraining):
             return f"the enhanced labels that every block would make (layer 0: anchor), {self.num_codes:,} entries"
         return super().codes_are
 
     @property
     def num_codes(self) -> int:
-        is_birq = isinstance(self.labeller, BiRQForPreTraining)
-        return int(self.labeller.config.codebook_size) if is_birq and self.labeller else self.codebook_size
+        is_birq = isinstance(self.labeler, BiRQForPreTraining)
+        return int(self.labeler.config.codebook_size) if is_birq and self.labeler else self.codebook_size
 
     @property
     def num_labels(self) -> int:
-        if self.labeller is None:
+        if self.labeler is None:
             return 0
-        config = self.labeller.config
-        fsq = isinstance(self.labeller, ChunkSSLForPreTraining) and config.label_kind == "fsq"
+        config = self.labeler.config
+        fsq = isinstance(self.labeler, ChunkSSLForPreTraining) and config.label_kind == "fsq"
         return math.prod(config.fsq_levels) if fsq else int(config.codebook_size)
 
 
@@ -186,7 +186,7 @@ class Tokenizer(SpeechEncoder):
     """An FSQ model: labels, and no layers to compare."""
 
     def __call__(self, waveforms: Sequence[NDArray[np.float32]]) -> list[EncodedUtterance]:
-        model = self.labeller
+        model = self.labeler
         assert isinstance(model, FSQModel)
         features, mask = _extract(self.extractor, waveforms, self.device)
         codes = model.tokenizer.quantizer.indices_from_digits(model.tokenize(features, mask))
@@ -196,8 +196,8 @@ class Tokenizer(SpeechEncoder):
 
     @property
     def num_labels(self) -> int:
-        assert self.labeller is not None
-        return math.prod(self.labeller.config.fsq_levels)
+        assert self.labeler is not None
+        return math.prod(self.labeler.config.fsq_levels)
 
 
 class OtherEncoder(SpeechEncoder):
@@ -222,7 +222,7 @@ class OtherEncoder(SpeechEncoder):
         return EncodedUtterance(layers, {}, *self._timing(len(waveform), len(layers[0])))
 
     def _timing(self, num_samples: int, num_frames: int) -> tuple[float, float | None]:
-        """Frame rate and centre of the first frame (s): those of the convolutions over samples if the frames are
+        """Frame rate and center of the first frame (s): those of the convolutions over samples if the frames are
         theirs, else frames spread evenly over the utterance."""
         config: Any = self.model.config if self.model is not None else None
         kernels, strides = getattr(config, "conv_kernel", None), getattr(config, "conv_stride", None)

@@ -51,7 +51,7 @@ class LongFormRecognizer:
 
     - in windows of `window_seconds`, of which the first and the last sixth only lend context: the frames in between
       are put together, and are those of the whole file where the model looks no further than the context. A feature
-      extractor that normalises each utterance (wav2vec 2.0; not ours) normalises each window.
+      extractor that normalizes each utterance (wav2vec 2.0; not ours) normalizes each window.
     - with `chunk_duration_ms` chunk by chunk, each one remembering those before it. This is the pass over the whole
       file, but that a model with unlimited left context remembers the last `window_seconds` only.
 

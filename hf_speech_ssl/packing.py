@@ -142,7 +142,7 @@ class PackedLayer(ConformerLayer):
         frame_mask: torch.Tensor | None,
         layout: ChunkLayout | StreamingLayout | None,
     ) -> torch.Tensor:
-        """The depthwise convolution, whose neighbours the layout decides: (B, T, D) -> (B, T, D)."""
+        """The depthwise convolution, whose neighbors the layout decides: (B, T, D) -> (B, T, D)."""
         if frame_mask is not None:
             gated = gated.masked_fill(~frame_mask[..., None], 0.0)
         if layout is None:

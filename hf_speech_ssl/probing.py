@@ -74,7 +74,7 @@ class PhoneReader:
                 for utterance, one in zip(batch, encoded, strict=True):
                     phones, starts, ends = self._parse(utterance.columns[self.column], utterance.name)
                     ids = [phone_ids[phone] for phone in phones]
-                    timing = one.num_frames, one.frame_rate, one.first_frame_centre
+                    timing = one.num_frames, one.frame_rate, one.first_frame_center
                     try:
                         yield one, phone_ids_at_frames(starts, ends, ids, *timing)
                     except ValueError as error:

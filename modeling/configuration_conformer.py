@@ -161,7 +161,7 @@ class ConformerConfig(SpeechSSLConfig):
                 f"features), got {self.hidden_size} / {self.num_attention_heads}."
             )
         if self.conv_kernel_size % 2 == 0:
-            raise ValueError(f"conv_kernel_size must be odd so that it has a centre, got {self.conv_kernel_size}.")
+            raise ValueError(f"conv_kernel_size must be odd so that it has a center, got {self.conv_kernel_size}.")
         if self.hidden_act not in ACT2FN:
             raise ValueError(f'hidden_act must be one of {", ".join(sorted(ACT2FN))}, got "{self.hidden_act}".')
         if self.attention_window is not None and self.attention_window < 1:

@@ -1,6 +1,6 @@
-"""SpeechSSLFeatureExtractor: 16 kHz samples -> globally normalised log-mel frames.
+"""SpeechSSLFeatureExtractor: 16 kHz samples -> globally normalized log-mel frames.
 
-Every frame depends on its own 400 samples and on nothing else (no centre padding, no utterance statistics, no dither),
+Every frame depends on its own 400 samples and on nothing else (no center padding, no utterance statistics, no dither),
 so the frames of the beginning of a signal are the beginning of its frames: streaming and offline see the same numbers.
 
 Shape letters: B batch, S samples, F frames, M mel bins.
@@ -71,14 +71,14 @@ def log_mel(waveforms: torch.Tensor, num_mel_bins: int = 80) -> torch.Tensor:
 
 class SpeechSSLFeatureExtractor(SequenceFeatureExtractor):
     r"""
-    80-bin log-mel features at 100 frames per second, normalised with a mean and a variance per mel bin that were
+    80-bin log-mel features at 100 frames per second, normalized with a mean and a variance per mel bin that were
     estimated once on the pretraining corpus and travel in this object's own configuration.
 
     Args:
         feature_size (`int`, defaults to 80): Mel bins.
         sampling_rate (`int`, defaults to 16000): The one sampling rate that is accepted, in Hz.
-        padding_value (`float`, defaults to 0.0): Value of padded frames: the mean, once features are normalised.
-        mean (`list[float]`, *optional*): Mean of every mel bin. `None`: features are not normalised.
+        padding_value (`float`, defaults to 0.0): Value of padded frames: the mean, once features are normalized.
+        mean (`list[float]`, *optional*): Mean of every mel bin. `None`: features are not normalized.
         variance (`list[float]`, *optional*): Variance of every mel bin.
     """
 
@@ -151,7 +151,7 @@ class SpeechSSLFeatureExtractor(SequenceFeatureExtractor):
             total = total + features.sum(0).cpu()
             square = square + features.square().sum(0).cpu()
         if count < 2:
-            raise ValueError(f"Normalisation needs at least 2 frames of audio to estimate a variance, got {count}.")
+            raise ValueError(f"Normalization needs at least 2 frames of audio to estimate a variance, got {count}.")
         mean = total / count
         variance = (square / count - mean.square()).clamp_min(VARIANCE_FLOOR)
         self.mean, self.variance = mean.tolist(), variance.tolist()

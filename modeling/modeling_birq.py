@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_birq import BiRQConfig
 from .masking import draw_span_mask
-from .modeling_conformer import ConformerModel, ConformerPreTrainedModel, normalise_over_frames
+from .modeling_conformer import ConformerModel, ConformerPreTrainedModel, normalize_over_frames
 from .modeling_ctc import ConformerForCTC
 from .quantization import RandomProjectionQuantizer, label_statistics
 
@@ -79,14 +79,14 @@ class BiRQForPreTraining(BiRQPreTrainedModel):
 
     The anchor label of a frame is the codebook entry nearest to a random projection of its unmasked features. The
     enhanced label is a Gumbel-softmax over minus the squared distances between the entries and another random
-    projection of block k's normalised output for the unmasked utterance. Gradients flow through the enhanced label
+    projection of block k's normalized output for the unmasked utterance. Gradients flow through the enhanced label
     into blocks 1..k unless `detach_enhanced_labels` is set. One linear head per codebook predicts both kinds at the
     masked frames.
 
-    The paper does not say over what block k's output is normalised. Here each feature is, over the frames of its
+    The paper does not say over what block k's output is normalized. Here each feature is, over the frames of its
     utterance, as the input of the anchor labels is over the corpus. The labels' own gradient rewards labels that are
-    easy to predict; where block k leaves its output normalised over features alone, it found one label for all frames
-    within 100 updates on synthetic speech. Normalised over frames it takes longer, and is not ruled out: watch
+    easy to predict; where block k leaves its output normalized over features alone, it found one label for all frames
+    within 100 updates on synthetic speech. Normalized over frames it takes longer, and is not ruled out: watch
     `enhanced_perplexity`, and set `detach_enhanced_labels` where it falls towards 1.
     """
 
@@ -116,7 +116,7 @@ class BiRQForPreTraining(BiRQPreTrainedModel):
         """One pretraining step's loss and diagnostics.
 
         Args:
-            input_features: (B, F, num_mel_bins), normalised log-mel frames of 10 ms.
+            input_features: (B, F, num_mel_bins), normalized log-mel frames of 10 ms.
             attention_mask: (B, F), non-zero where a frame is real; real frames come first. All are, if absent.
             mask_time_indices: (B, T) bool, the encoder frames to hide; drawn here if absent. Padding is never hidden.
 
@@ -136,7 +136,7 @@ class BiRQForPreTraining(BiRQPreTrainedModel):
         loss = self.config.anchor_loss_weight * anchor_loss
         diagnostics = label_statistics(anchors, self.config.codebook_size)
         if label_states is not None:
-            labels = self.enhanced_labels(normalise_over_frames(label_states, frame_mask)[hidden])
+            labels = self.enhanced_labels(normalize_over_frames(label_states, frame_mask)[hidden])
             enhanced_loss = -(labels * log_probs).sum() / terms
             loss = loss + self.config.enhanced_loss_weight * enhanced_loss
             diagnostics |= {"enhanced_loss": enhanced_loss.detach(), **describe_soft_labels(labels.detach(), count)}

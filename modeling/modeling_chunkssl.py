@@ -92,7 +92,7 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
         A whole utterance in chunks gives what its chunks give one by one with a cache.
 
         Args:
-            input_features: (B, F, num_mel_bins), normalised log-mel frames of 10 ms: utterances, or one chunk each.
+            input_features: (B, F, num_mel_bins), normalized log-mel frames of 10 ms: utterances, or one chunk each.
             attention_mask: (B, F), non-zero where a frame is real; real frames come first. All are, if absent. In a
                 streaming step, padding ends a stream: what comes later in its row must be padding too.
             chunk_size: encoder frames per chunk of a whole utterance; 0 is offline; the config's if absent.
@@ -268,7 +268,7 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel):
         """One pretraining step's loss and diagnostics.
 
         Args:
-            input_features: (B, F, num_mel_bins), normalised log-mel frames of 10 ms.
+            input_features: (B, F, num_mel_bins), normalized log-mel frames of 10 ms.
             attention_mask: (B, F), non-zero where a frame is real; real frames come first. All are, if absent.
             mask_time_indices: (B, T) bool, the encoder frames whose copies to hide; drawn here if absent. The first
                 chunk has no copy and padding is never hidden.

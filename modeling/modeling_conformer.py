@@ -2,8 +2,8 @@
 
 Blocks are pre-norm macarons (Gulati et al., arXiv 2005.08100): half a feed-forward, self-attention, convolution, half
 a feed-forward, a final layer norm. Positions are rotary (Su et al., arXiv 2104.09864) where the papers have relative
-biases, so that every attention kernel serves; the convolution normalises over features, not over the batch, so that
-an utterance's output does not depend on its neighbours.
+biases, so that every attention kernel serves; the convolution normalizes over features, not over the batch, so that
+an utterance's output does not depend on its neighbors.
 
 Shape letters: B batch, F feature frames (10 ms), T encoder frames (F / frame_stacking), D hidden size, H heads.
 """
@@ -83,7 +83,7 @@ def rotate(vectors: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
     return torch.addcmul(vectors * cos, vectors.roll(vectors.shape[-1] // 2, dims=-1), sin)
 
 
-def normalise_over_frames(states: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+def normalize_over_frames(states: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
     """Each feature to mean 0 and variance 1 over the real frames of its utterance: (B, T, D) -> (B, T, D) float32.
 
     Padded frames become 0, and so does a feature that does not vary.
@@ -92,9 +92,9 @@ def normalise_over_frames(states: torch.Tensor, frame_mask: torch.Tensor | None)
     real = torch.ones_like(states[..., :1], dtype=torch.bool) if frame_mask is None else frame_mask[..., None]
     count = real.sum(1, keepdim=True).clamp_min(1)
     mean = states.masked_fill(~real, 0.0).sum(1, keepdim=True) / count
-    centred = (states - mean).masked_fill(~real, 0.0)
-    variance = centred.square().sum(1, keepdim=True) / count
-    return centred * torch.rsqrt(variance + 1e-5)
+    centered = (states - mean).masked_fill(~real, 0.0)
+    variance = centered.square().sum(1, keepdim=True) / count
+    return centered * torch.rsqrt(variance + 1e-5)
 
 
 class ConformerFeedForward(nn.Module):
@@ -317,7 +317,7 @@ class ConformerModel(ConformerPreTrainedModel):
         """Encode a batch.
 
         Args:
-            input_features: (B, F, num_mel_bins), normalised log-mel frames of 10 ms.
+            input_features: (B, F, num_mel_bins), normalized log-mel frames of 10 ms.
             attention_mask: (B, F), non-zero where a frame is real; real frames come first. All are, if absent.
 
         Returns:

@@ -89,7 +89,7 @@ class ConformerForCTC(ConformerPreTrainedModel):
         )
 
     def spec_augment(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Hide spans of frames and bands of mel bins, setting them to 0, the mean of normalised features."""
+        """Hide spans of frames and bands of mel bins, setting them to 0, the mean of normalized features."""
         config, (batch, frames, bins) = self.config, input_features.shape
         device = input_features.device
         if config.mask_time_prob > 0:

@@ -20,7 +20,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_conformer import SpeechSSLConfig
 from .configuration_fsq import FSQConfig
-from .modeling_conformer import ConformerPreTrainedModel, normalise_over_frames
+from .modeling_conformer import ConformerPreTrainedModel, normalize_over_frames
 from .quantization import FiniteScalarQuantizer, level_statistics
 
 
@@ -37,7 +37,7 @@ class FSQModelOutput(ModelOutput):
         level_perplexity: exponential of the entropy of the levels' frequencies, mean over channels.
         channel_perplexities: (R,), the same of each channel; near 1 a channel says nothing.
         digits: (B, T, R) int64, the level of each channel; of no meaning at padded frames.
-        reconstruction: (B, T, I), the stacked features, each normalised over its utterance.
+        reconstruction: (B, T, I), the stacked features, each normalized over its utterance.
         attention_mask: (B, T) bool, true where a stacked frame is real; `None` if none was given.
     """
 
@@ -105,19 +105,19 @@ class FSQTokenizer(nn.Module):
     @torch.no_grad()
     def forward(self, stacked: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
         """Digits of whole utterances: (B, T, I), (B, T) bool -> (B, T, R) int64; of no meaning at padded frames."""
-        return self.quantizer.digits(self.values(self.normalise(stacked, frame_mask), frame_mask))
+        return self.quantizer.digits(self.values(self.normalize(stacked, frame_mask), frame_mask))
 
-    def values(self, normalised: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+    def values(self, normalized: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
         """What is quantized: (B, T, I), (B, T) bool -> (B, T, R)."""
-        return self.code_proj(self.encoder(normalised, frame_mask))
+        return self.code_proj(self.encoder(normalized, frame_mask))
 
-    def normalise(self, stacked: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+    def normalize(self, stacked: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
         """Each feature to mean 0 and variance 1 over the real frames of its utterance: (B, T, I) -> (B, T, I) float32.
 
-        This undoes any earlier scale and shift per feature: the global normalisation of the feature extractor changes
+        This undoes any earlier scale and shift per feature: the global normalization of the feature extractor changes
         no token. Padded frames become 0.
         """
-        return normalise_over_frames(stacked, frame_mask)
+        return normalize_over_frames(stacked, frame_mask)
 
 
 class FSQModel(ConformerPreTrainedModel):
@@ -144,14 +144,14 @@ class FSQModel(ConformerPreTrainedModel):
         """Tokens, reconstruction and loss of a batch of utterances.
 
         Args:
-            input_features: (B, F, num_mel_bins), log-mel frames of 10 ms, normalised in whatever way.
+            input_features: (B, F, num_mel_bins), log-mel frames of 10 ms, normalized in whatever way.
             attention_mask: (B, F), non-zero where a frame is real; real frames come first. All are, if absent.
 
         Raises:
             ValueError: a tensor has another shape than these.
         """
         stacked, frame_mask = self.stack_frames(input_features, attention_mask)
-        target = self.tokenizer.normalise(stacked, frame_mask)
+        target = self.tokenizer.normalize(stacked, frame_mask)
         codes = self.tokenizer.quantizer(self.tokenizer.values(target, frame_mask))
         digits = self.tokenizer.quantizer.digits_from_codes(codes)
         reconstruction = self.feature_proj(self.decoder(codes, frame_mask))

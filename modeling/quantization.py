@@ -113,7 +113,7 @@ class RandomProjectionQuantizer(KeepsPrecision):
 
     @torch.no_grad()
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Hard labels: the entry nearest (L2) to the projected vector, both L2-normalised: (n, I) -> (n, C) int64."""
+        """Hard labels: the entry nearest (L2) to the projected vector, both L2-normalized: (n, I) -> (n, C) int64."""
         with torch.autocast(vectors.device.type, enabled=False):
             projected = F.normalize(torch.einsum("ni,cid->cnd", vectors.float(), self.projection), dim=-1)
             entries = F.normalize(self.codebook, dim=-1)
@@ -123,7 +123,7 @@ class RandomProjectionQuantizer(KeepsPrecision):
         """Minus the squared distances between projected vectors and entries, up to a constant per vector that no
         softmax over the entries sees: (n, soft_input_dim) -> (n, C, N), differentiable.
 
-        Nothing is normalised here: between unit vectors all distances lie within 4 of each other, and Gumbel noise
+        Nothing is normalized here: between unit vectors all distances lie within 4 of each other, and Gumbel noise
         would pick entries almost at random (it kept the nearest of 8192 in 0.5 % of draws, against 50 % as it is).
         """
         with torch.autocast(vectors.device.type, enabled=False):

@@ -28,7 +28,7 @@ def tiny_chunkssl(**overrides) -> ChunkSSLConfig:
 
 
 def speech_like(seconds: float, seed: int = 0) -> np.ndarray:
-    """Coloured noise under a syllable-like envelope: float32 samples at 16 kHz in [-1, 1]."""
+    """Colored noise under a syllable-like envelope: float32 samples at 16 kHz in [-1, 1]."""
     rng = np.random.default_rng(seed)
     samples = round(seconds * 16_000)
     noise = np.convolve(rng.standard_normal(samples + 7), np.hanning(8), mode="valid")

@@ -23,7 +23,7 @@ def checkpoint(run, step, model, companion):
 
 
 def shake(model, seed):
-    """Other learnt weights; what does not learn stays."""
+    """Other learned weights; what does not learn stays."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

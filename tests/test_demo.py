@@ -118,7 +118,7 @@ def test_birq_s_mask_is_its_own_and_its_ctc_model_knows_the_anchor_labels():
     assert [row.name for row in task.rows] == ["anchor", "enhanced (block 2)"]
     of_ctc = PretrainingTask(tiny_birq(), extractor())(waveform, seed=5)
     assert (of_ctc.rows[0].labels == task.rows[0].labels).all() and len(of_ctc.rows) == 1
-    assert "equal colours are equal labels" in task_caption(task)
+    assert "equal colors are equal labels" in task_caption(task)
 
 
 def test_the_generator_of_others_is_left_alone():

@@ -201,19 +201,19 @@ def test_label_quality_refuses(labels, phones, error, words):
     st.sampled_from([None, 0.0175]),
 )
 @settings(deadline=None)
-def test_phone_ids_equal_a_search_in_loops(gaps, frame_rate, first_frame_centre):
+def test_phone_ids_equal_a_search_in_loops(gaps, frame_rate, first_frame_center):
     starts, ends, ids, now = [], [], [], 0.0
     for gap, duration, phone in gaps:
         starts.append(now + gap)
         ends.append(now + gap + duration)
         ids.append(phone)
         now = ends[-1]
-    first = 0.5 / frame_rate if first_frame_centre is None else first_frame_centre
+    first = 0.5 / frame_rate if first_frame_center is None else first_frame_center
     expected = []
     for frame in range(60):
         inside = [p for s, e, p in zip(starts, ends, ids, strict=True) if s <= first + frame / frame_rate < e]
         expected.append(inside[0] if inside else IGNORED_PHONE_ID)
-    assert phone_ids_at_frames(starts, ends, ids, 60, frame_rate, first_frame_centre).tolist() == expected
+    assert phone_ids_at_frames(starts, ends, ids, 60, frame_rate, first_frame_center).tolist() == expected
 
 
 def test_a_phone_holds_its_start_and_not_its_end():

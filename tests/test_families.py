@@ -116,8 +116,8 @@ def test_unknown_fields_are_refused_by_name(family: Family, tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "hiddn_size": 48}))
     with pytest.raises(ValueError, match="no field 'hiddn_size'.*did you mean 'hidden_size'"):
         AutoConfig.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="no field 'colour'"):
-        type(family.config)(colour="red")
+    with pytest.raises(ValueError, match="no field 'color'"):
+        type(family.config)(color="red")
 
 
 def train_one_step(model, examples: list[dict], batch_size: int, folder) -> tuple[float, dict[str, torch.Tensor]]:

@@ -16,9 +16,9 @@ def kaldi_fbank(samples: np.ndarray, num_bins: int) -> np.ndarray:
         return 1127 * np.log1p(np.asarray(hertz) / 700)
 
     edges = np.linspace(to_mel(20), to_mel(8000), num_bins + 2)
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    low, center, high = edges[:-2], edges[1:-1], edges[2:]
     mel = to_mel(np.arange(257) * 16_000 / 512)[:, None]
-    bank = np.minimum((mel - low) / (centre - low), (high - mel) / (high - centre)).clip(0)
+    bank = np.minimum((mel - low) / (center - low), (high - mel) / (high - center)).clip(0)
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** 0.85
     rows = []
     for start in range(0, len(samples) - 399, 160):
@@ -32,7 +32,7 @@ def kaldi_fbank(samples: np.ndarray, num_bins: int) -> np.ndarray:
 
 @pytest.fixture
 def extractor() -> SpeechSSLFeatureExtractor:
-    """Normalises with statistics that differ from bin to bin."""
+    """Normalizes with statistics that differ from bin to bin."""
     return SpeechSSLFeatureExtractor(mean=np.linspace(5, 9, 80).tolist(), variance=np.linspace(1, 4, 80).tolist())
 
 
@@ -52,7 +52,7 @@ def test_silence_is_finite(extractor):
     assert np.isfinite(extractor(np.zeros(1600), sampling_rate=16_000, return_tensors="np").input_features).all()
 
 
-def test_normalisation_is_per_bin(extractor):
+def test_normalization_is_per_bin(extractor):
     wave = speech_like(0.5)
     raw = SpeechSSLFeatureExtractor()(wave, sampling_rate=16_000, return_tensors="np").input_features
     wanted = (raw - np.array(extractor.mean)) / np.sqrt(extractor.variance)

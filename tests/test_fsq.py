@@ -152,16 +152,16 @@ def test_wrong_number_of_channels_is_refused():
         FiniteScalarQuantizer([3] * 4)(torch.zeros(7, 3))
 
 
-def test_normalisation_is_over_the_real_frames_of_each_utterance():
+def test_normalization_is_over_the_real_frames_of_each_utterance():
     tokenizer = FSQTokenizer(tiny_fsq(num_mel_bins=2))
     stacked, mask = padded_features(40, 25, num_mel_bins=8)
     stacked[:, :, 3] = 5.0  # does not vary
-    normalised = tokenizer.normalise(stacked, mask)
+    normalized = tokenizer.normalize(stacked, mask)
     for row, length in ((0, 40), (1, 25)):
         real = stacked[row, :length].double()
         slow = (real - real.mean(0)) / (real.var(0, unbiased=False) + 1e-5).sqrt()
-        torch.testing.assert_close(normalised[row, :length].double(), slow, atol=1e-6, rtol=1e-5)
-    assert (normalised[1, 25:] == 0).all()
+        torch.testing.assert_close(normalized[row, :length].double(), slow, atol=1e-6, rtol=1e-5)
+    assert (normalized[1, 25:] == 0).all()
 
 
 @settings(max_examples=15, deadline=None)
@@ -185,18 +185,18 @@ def test_padded_batch_equals_single_utterances(lengths, seed):
     torch.testing.assert_close(batch.loss, sum(losses) / sum(counts), atol=1e-5, rtol=1e-5)
 
 
-def test_loss_is_the_squared_error_of_the_normalised_stacks_and_explains_variance():
+def test_loss_is_the_squared_error_of_the_normalized_stacks_and_explains_variance():
     model = FSQModel(tiny_fsq())
     features, mask = padded_features(60, 43)
     output = model(features, attention_mask=mask)
     stacked, frame_mask = model.stack_frames(features, mask)
-    target = model.tokenizer.normalise(stacked, frame_mask)[frame_mask]
+    target = model.tokenizer.normalize(stacked, frame_mask)[frame_mask]
     slow = ((output.reconstruction[frame_mask] - target) ** 2).mean()
     torch.testing.assert_close(output.loss, slow)
     torch.testing.assert_close(output.explained_variance, 1 - slow.detach() / (target**2).mean())
 
 
-def test_tokens_ignore_the_global_normalisation_and_the_mode():
+def test_tokens_ignore_the_global_normalization_and_the_mode():
     model = FSQModel(tiny_fsq()).double()
     features = torch.randn(2, 60, 80, dtype=torch.float64)
     digits = model.tokenize(features)

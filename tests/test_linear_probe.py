@@ -10,16 +10,16 @@ from hf_speech_ssl.evaluation.linear_probe import LinearProbes
 
 
 def clouds(frames: int, width: int, phones: int, distance: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Frames of Gaussian clouds whose centres lie `distance` from 0, the same for all seeds, and their phones."""
-    centres = torch.randn(phones, width, generator=torch.Generator().manual_seed(99))
+    """Frames of Gaussian clouds whose centers lie `distance` from 0, the same for all seeds, and their phones."""
+    centers = torch.randn(phones, width, generator=torch.Generator().manual_seed(99))
     generator = torch.Generator().manual_seed(seed)
     targets = torch.randint(phones, (frames,), generator=generator)
     noise = torch.randn(frames, width, generator=generator)
-    return distance * torch.nn.functional.normalize(centres, dim=-1)[targets] + noise, targets
+    return distance * torch.nn.functional.normalize(centers, dim=-1)[targets] + noise, targets
 
 
 def slow_regression(frames: torch.Tensor, targets: torch.Tensor, phones: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The minimum of the same objective by full-batch L-BFGS in float64, in terms of standardised features."""
+    """The minimum of the same objective by full-batch L-BFGS in float64, in terms of standardized features."""
     x = ((frames - frames.mean(0)) / frames.std(0, correction=0)).double()
     weight = torch.zeros(x.shape[1] + 1, phones, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight], max_iter=300, line_search_fn="strong_wolfe")

@@ -24,7 +24,7 @@ WAVES = [speech_like(seconds, seed) for seed, seconds in enumerate((2.0, 3.13, 0
 
 
 def save_recognizer(family: Family, folder: Path, reach: str = "global"):
-    """A CTC model and its processor, saved; with `reach="local"` a frame sees its nearest neighbours only."""
+    """A CTC model and its processor, saved; with `reach="local"` a frame sees its nearest neighbors only."""
     extractor = SpeechSSLFeatureExtractor()
     extractor.fit_normalization((torch.from_numpy(wave)[None], torch.tensor([len(wave)])) for wave in WAVES)
     processor = build_ctc_processor(["abcdefghijklmnopqrstuvwxyz"], extractor)

@@ -86,7 +86,7 @@ def test_times_of_frames_are_those_of_the_convolutions_of_other_encoders(tone_fo
     with torch.inference_mode():
         (one,) = encoder([np.random.default_rng(0).standard_normal(16_000).astype(np.float32)])
     # 25 ms every 20 ms: 49 whole ones in a second, the first around 12.5 ms.
-    assert (one.num_frames, one.frame_rate, one.first_frame_centre) == (49, 50, 0.0125)
+    assert (one.num_frames, one.frame_rate, one.first_frame_center) == (49, 50, 0.0125)
     assert [len(layer) for layer in one.layers] == [49] * 3
     report = measure(encoder, *readers(str(tone_folder / "in_time")), 3, 0)
     assert [layer["layer"] for layer in report["layers"]] == [0, 1, 2] and report["labels"] == []

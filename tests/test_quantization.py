@@ -123,7 +123,7 @@ def test_drawn_again_from_the_seed_where_the_checkpoint_has_none(tmp_path, dtype
     assert_same(quantizer_values(BiRQForPreTraining.from_pretrained(tmp_path, dtype=dtype)), quantizer_values(fresh))
 
 
-def test_built_without_memory_and_then_initialised():
+def test_built_without_memory_and_then_initialized():
     with torch.device("meta"):
         model = BiRQForPreTraining(tiny_birq())
     fresh = BiRQForPreTraining(tiny_birq())

@@ -36,7 +36,7 @@ def parts():
 
 
 def speech(seconds: float, seed: int = 0) -> np.ndarray:
-    """Noise whose loudness and colour change, so that a random model changes its mind."""
+    """Noise whose loudness and color change, so that a random model changes its mind."""
     random = np.random.default_rng(seed)
     count = int(16_000 * seconds)
     loudness = np.repeat(random.uniform(0.01, 0.5, count // 800 + 1), 800)[:count]

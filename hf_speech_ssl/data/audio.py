@@ -303,7 +303,7 @@ def _scaled(samples: np.ndarray, name: str) -> np.ndarray:
             name, "bad array", f"the full scale of {samples.dtype} samples is unknown; pass int16, int32 or floats."
         )
     limits = np.iinfo(samples.dtype)
-    offset = 0 if limits.min < 0 else (limits.max + 1) // 2  # unsigned PCM is centred at half its range
+    offset = 0 if limits.min < 0 else (limits.max + 1) // 2  # unsigned PCM is centered at half its range
     return (samples.astype(np.float64) - offset) / (offset or limits.max + 1)
 
 

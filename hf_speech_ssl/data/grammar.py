@@ -26,9 +26,9 @@ SMALL = {
     "DIGIT": ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     "NAME": ("anna", "david", "maria", "peter"),
     "VERB": ("open", "close", "find", "stop"),
-    "THING": ("the NOUN", "my NOUN", "COLOUR NOUN"),
+    "THING": ("the NOUN", "my NOUN", "COLOR NOUN"),
     "NOUN": ("door", "window", "book", "light"),
-    "COLOUR": ("red", "green"),
+    "COLOR": ("red", "green"),
 }
 
 FULL = {
@@ -69,9 +69,9 @@ FULL = {
     "HOUR": ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     "TENS": ("ten", "fifteen", "twenty", "thirty", "forty", "fifty"),
     "COUNT": ("two", "three", "four", "five", "seven", "nine", "twelve", "fourteen", "TENS", "ninety", "many"),
-    "OBJECT": ("DETERMINER NOUN", "DETERMINER ADJECTIVE NOUN", "DETERMINER COLOUR NOUN"),
+    "OBJECT": ("DETERMINER NOUN", "DETERMINER ADJECTIVE NOUN", "DETERMINER COLOR NOUN"),
     "DETERMINER": ("the", "my", "your", "this", "that", "our", "every", "another"),
-    "COLOUR": ("red", "green", "yellow", "purple", "orange", "brown", "white", "black", "silver", "golden"),
+    "COLOR": ("red", "green", "yellow", "purple", "orange", "brown", "white", "black", "silver", "golden"),
     "ADJECTIVE": (
         "small", "large", "old", "young", "heavy", "quiet", "broken", "clean", "dirty", "empty",
         "simple", "strange", "famous", "beautiful", "narrow", "wooden", "expensive", "ordinary", "sharp", "gentle",

@@ -24,7 +24,7 @@ ACCENTS = (
 
 # 78 of the 104 voice variants that espeakng-loader 0.2.4 ships. Nobody listened; what was measured, on sentences of
 # the small grammar in American English, decides. Left out:
-# - whisper, whisperf, caleb: no voice (normalised autocorrelation in vowels 0.25 to 0.41, the others 0.52 to 0.99).
+# - whisper, whisperf, caleb: no voice (normalized autocorrelation in vowels 0.25 to 0.41, the others 0.52 to 0.99).
 # - UniRobot, anikaRobot, announcer, Demonic, RicishayMax to 3, robosoft to 8, Alicia, Marco: robots and rooms by their
 #   echo or their names; an echo of more than 30/256 covers the ends of words.
 # - kaukovalta, zac, shelby: 1, 1 and 9 of 16 words recognized from the mean of all voices (the others: 14 at least).

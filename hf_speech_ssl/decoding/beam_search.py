@@ -254,7 +254,7 @@ def _load_words(
         if known is not None and lexicon.keys().isdisjoint(known):
             raise ValueError(
                 f"{lm_path} knows none of the words of {lexicon_path}, as {known[0]!r} and {next(iter(lexicon))!r}: "
-                "write both in the same case and normalisation."
+                "write both in the same case and normalization."
             )
     elif known is None:
         raise ValueError(

@@ -16,7 +16,7 @@ WORD_DELIMITER_TOKEN = "|"
 
 
 def build_ctc_tokenizer(texts: Iterable[str]) -> Wav2Vec2CTCTokenizer:
-    """A character tokenizer over exactly the characters of `texts`, taken as they are: normalise them first.
+    """A character tokenizer over exactly the characters of `texts`, taken as they are: normalize them first.
 
     Ids: 0 the blank (and padding) `[PAD]`, 1 `[UNK]`, 2 the word delimiter `|`, then the characters in the order of
     their code points: the same texts in any order give the same ids. The model needs `vocab_size=len(tokenizer)` and

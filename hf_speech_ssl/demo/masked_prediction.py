@@ -125,8 +125,8 @@ class PretrainingTask:
     def _row(self, name: str, labels: torch.Tensor) -> LabelRows:
         if not name.startswith("FSQ"):
             return LabelRows(name, labels.numpy())
-        labeller: Any = self.encoder.labeller if self.encoder else None
-        quantizer = FiniteScalarQuantizer(labeller.config.fsq_levels)
+        labeler: Any = self.encoder.labeler if self.encoder else None
+        quantizer = FiniteScalarQuantizer(labeler.config.fsq_levels)
         digits = quantizer.digits_from_indices(labels)  # (T, R)
         levels = digits / (torch.tensor(quantizer.levels) - 1)
         return LabelRows(name, labels.numpy(), levels.T.float().numpy())

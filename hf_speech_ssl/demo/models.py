@@ -50,7 +50,7 @@ def load_demo_model(
     task: PretrainingTask | None
     if config.model_type in FAMILIES and not has_head:
         encoder = load_encoder(model_name_or_path, device=device, **options)
-        model = encoder.labeller if encoder.labeller is not None else encoder.model
+        model = encoder.labeler if encoder.labeler is not None else encoder.model
         assert model is not None  # one of the two is there
         task = PretrainingTask(model.config, encoder.extractor, encoder)
     else:
@@ -67,9 +67,9 @@ def _with_labels(name: str, task: PretrainingTask | None, encoder: SpeechEncoder
         raise ValueError(
             f"{name} was not pretrained by this package: there is no picture of its labels; leave out --labels_from."
         )
-    if encoder.labeller is None:
+    if encoder.labeler is None:
         raise ValueError(f"{labels_from} makes no labels; name a pretraining checkpoint or an FSQ tokenizer.")
-    stacking, needed = encoder.labeller.config.frame_stacking, task.config.frame_stacking
+    stacking, needed = encoder.labeler.config.frame_stacking, task.config.frame_stacking
     if stacking != needed:
         raise ValueError(
             f"{labels_from} labels frames of {stacking * 10} ms, and those of {name} have {needed * 10} ms; name the "

@@ -34,8 +34,8 @@ NUM_MEL_BINS = 80
 DECIBELS = 10 / math.log(10)  # from the natural logarithm of a power
 RANGE_DB = 70.0  # from the loudest point to black
 TICKS_HZ = (100, 500, 1000, 2000, 4000, 8000)
-INK, ACCENT, GREY = "#1f2937", "#2563eb", "#6b7280"
-GOLDEN_RATIO = (math.sqrt(5) - 1) / 2  # neighbouring labels get hues far from each other
+INK, ACCENT, GRAY = "#1f2937", "#2563eb", "#6b7280"
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2  # neighboring labels get hues far from each other
 
 
 def draw_recording(waveform: NDArray[np.float32], hearing: Hearing | None = None) -> NDArray[np.uint8]:
@@ -99,7 +99,7 @@ def _panels(heights: dict[str, float], shown: NDArray[np.float32]) -> tuple[Figu
             place.set_visible(False)
     for one in axes.values():
         one.set_xlim(0, len(shown) / SAMPLING_RATE)
-        one.tick_params(labelsize=9, labelcolor=INK, color=GREY, labelbottom=False, bottom=False)
+        one.tick_params(labelsize=9, labelcolor=INK, color=GRAY, labelbottom=False, bottom=False)
         one.spines[["top", "right"]].set_visible(False)
         one.spines[["left", "bottom"]].set_color("#d1d5db")
     return figure, axes, side
@@ -189,7 +189,7 @@ def _draw_characters(axes: Axes, characters: list[TimedText]) -> None:
     axes.spines["left"].set_visible(False)
     for one in characters:
         middle = (one.start + one.end) / 2
-        axes.text(middle, 0.45, one.text, fontsize=8, color=GREY, ha="center", va="center", clip_on=True)
+        axes.text(middle, 0.45, one.text, fontsize=8, color=GRAY, ha="center", va="center", clip_on=True)
 
 
 def _veil(axes: Axes, task: MaskedPrediction) -> None:

@@ -56,7 +56,7 @@ def task_caption(task: MaskedPrediction) -> str:
         different = f"{len(set(row.labels.tolist()))} different ones in {frames}"
         kind = "each column is one, dark a channel's lowest level and yellow its highest"
         if row.levels is None:
-            kind = "equal colours are equal labels"
+            kind = "equal colors are equal labels"
         sentences.append(f"{row.name[0].upper()}{row.name[1:]} labels: {kind}; {different}.")
     if task.rows and task.hidden is not None:
         sentences.append("Bright labels are the ones to name; pale ones are of frames that the model sees.")

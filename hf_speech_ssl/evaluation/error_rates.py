@@ -1,6 +1,6 @@
 """Word and character error rate over jiwer: as sums of counts, and as metrics in the manner of `evaluate`.
 
-No text is normalised here beyond white space (runs of it count as one space, none at the ends): see `normalize_text`.
+No text is normalized here beyond white space (runs of it count as one space, none at the ends): see `normalize_text`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jiwer
 _CITATION = "Morris, Maier and Green, From WER and RIL to MER and WIL, Interspeech 2004. Alignment: jiwer."
 _INPUTS = """
 Args:
-    predictions (`list[str]`): the recognised texts.
+    predictions (`list[str]`): the recognized texts.
     references (`list[str]`): the true texts, one for each prediction, in the same order.
 """
 
@@ -60,7 +60,7 @@ class ErrorCounts:
         if self.reference_length == 0:
             raise ValueError(
                 f"An error rate needs references with text, got only empty ones ({self.insertions} insertions): "
-                "check the text column and the normalisation. Single empty references among others are fine."
+                "check the text column and the normalization. Single empty references among others are fine."
             )
         return self.errors / self.reference_length
 

@@ -15,7 +15,7 @@ IGNORED_PHONE_ID = -100
 """Phone id of frames that do not count: padding, and frames that lie in no phone."""
 
 _INT64_MAX = np.iinfo(np.int64).max
-# Alignments are written in rounded seconds: neighbours may overlap by the rounding, far less than one 10 ms frame.
+# Alignments are written in rounded seconds: neighbors may overlap by the rounding, far less than one 10 ms frame.
 _ROUNDING_SECONDS = 1e-3
 
 
@@ -25,20 +25,20 @@ def phone_ids_at_frames(
     phone_ids: Sequence[int] | NDArray[np.int64],
     num_frames: int,
     frame_rate: float,
-    first_frame_centre: float | None = None,
+    first_frame_center: float | None = None,
 ) -> NDArray[np.int64]:
-    """The phone at the centre of each frame: frame t has the phone with start <= first_frame_centre + t / rate < end.
+    """The phone at the center of each frame: frame t has the phone with start <= first_frame_center + t / rate < end.
 
     Args:
         starts, ends: phone times in seconds, in order of time.
         phone_ids: (phones,) one id >= 0 for each phone.
         num_frames: number of labels of the utterance.
         frame_rate: labels per second: 100 / frame_stacking for 10 ms frames.
-        first_frame_centre: seconds; half a frame unless given. Windows longer than the frame shift lie later: without
-            centre padding, the middle of the first label is ((frame_stacking - 1) * 10 ms + 25 ms) / 2.
+        first_frame_center: seconds; half a frame unless given. Windows longer than the frame shift lie later: without
+            center padding, the middle of the first label is ((frame_stacking - 1) * 10 ms + 25 ms) / 2.
 
     Returns:
-        (num_frames,) int64, `IGNORED_PHONE_ID` where a frame's centre lies in no phone.
+        (num_frames,) int64, `IGNORED_PHONE_ID` where a frame's center lies in no phone.
 
     Raises:
         ValueError: if the lengths differ, times are not finite or not in order, phones overlap, an id is negative,
@@ -54,10 +54,10 @@ def phone_ids_at_frames(
         )
     if len(ids) == 0:
         return np.full(num_frames, IGNORED_PHONE_ID, dtype=np.int64)
-    first = 0.5 / frame_rate if first_frame_centre is None else first_frame_centre
-    centres = first + np.arange(num_frames) / frame_rate
-    phone = np.searchsorted(start_times, centres, side="right") - 1  # the last phone that has begun; -1: none yet
-    inside = (phone >= 0) & (centres < end_times[phone])
+    first = 0.5 / frame_rate if first_frame_center is None else first_frame_center
+    centers = first + np.arange(num_frames) / frame_rate
+    phone = np.searchsorted(start_times, centers, side="right") - 1  # the last phone that has begun; -1: none yet
+    inside = (phone >= 0) & (centers < end_times[phone])
     return np.where(inside, ids[phone], IGNORED_PHONE_ID)
 
 

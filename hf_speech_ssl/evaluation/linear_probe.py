@@ -15,7 +15,7 @@ from torch.nn import functional as F
 LARGEST_BATCH = 256  # frames
 LEAST_UPDATES = 64  # in a pass: few frames come in smaller batches
 LEARNING_RATE = 3e-2  # of Adam at the first update, falling linearly to 0
-LEAST_VARIANCE = 1e-3  # of a direction, to which the others' steps are matched; standardised features have 1
+LEAST_VARIANCE = 1e-3  # of a direction, to which the others' steps are matched; standardized features have 1
 MIN_FRAMES_PER_PHONE = 10  # on average, to fit a probe at all
 
 _ROWS_PER_BLOCK = 8192
@@ -24,8 +24,8 @@ _ROWS_PER_BLOCK = 8192
 class LinearProbes:
     """A softmax regression for each layer, all fitted to the same frames in the same order.
 
-    What is minimised is the sum of the cross-entropies of all n frames plus half the squared weights, over features
-    that are standardised with the training frames' means and standard deviations; a feature that does not vary there
+    What is minimized is the sum of the cross-entropies of all n frames plus half the squared weights, over features
+    that are standardized with the training frames' means and standard deviations; a feature that does not vary there
     is left out. Weights begin at zero, so that the seed decides the order of the frames and nothing else.
 
     Frames of an encoder vary much in few directions and little in many, and there plain steps are so slow that ten
@@ -120,13 +120,13 @@ def _principal_directions(
     frames: torch.Tensor, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean (D,) and 1 / standard deviation (D,) of frames (n, D), and the principal directions (D, D) of the
-    standardised frames as columns, each divided by the standard deviation along it."""
+    standardized frames as columns, each divided by the standard deviation along it."""
     std, mean = torch.std_mean(frames.float(), dim=0, correction=0)
     scale = torch.where(std > 0, 1 / std, 0.0)
     correlations = torch.zeros(len(mean), len(mean), dtype=torch.float64)
     for block in frames.split(_ROWS_PER_BLOCK):
-        standardised = (block.float() - mean) * scale
-        correlations += (standardised.T @ standardised).cpu() / len(frames)
+        standardized = (block.float() - mean) * scale
+        correlations += (standardized.T @ standardized).cpu() / len(frames)
     variances, axes = torch.linalg.eigh(correlations)
     axes = axes * variances.clamp_min(LEAST_VARIANCE).rsqrt()
     return mean.to(device), scale.to(device), axes.float().to(device)

@@ -1,4 +1,4 @@
-"""Text normalisation for scoring. Nothing in the package applies it behind the caller's back."""
+"""Text normalization for scoring. Nothing in the package applies it behind the caller's back."""
 
 import unicodedata
 
@@ -23,5 +23,5 @@ def normalize_text(text: str) -> str:
         )
     text = unicodedata.normalize("NFC", text).lower().replace("\u2019", "'").replace("\u02bc", "'")
     kept = (" " if unicodedata.category(char)[0] in "PS" and char != "'" else char for char in text)
-    # Lower-casing and taking signs out can leave letters and marks that compose: normalise the result once more.
+    # Lower-casing and taking signs out can leave letters and marks that compose: normalize the result once more.
     return unicodedata.normalize("NFC", " ".join("".join(kept).split()))

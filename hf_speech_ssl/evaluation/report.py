@@ -69,7 +69,7 @@ def _data_lines(first: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         decoder += " with " + " and ".join(f"{name} {path}" for name, path in parts.items() if path)
         decoder += f" (weight {settings['lm_weight']:g}, word bonus {settings['word_bonus']:g}"
         decoder += f", beam {settings['beam_size']})"
-    texts = "texts normalised" if settings["normalize_text"] else "texts as they are"
+    texts = "texts normalized" if settings["normalize_text"] else "texts as they are"
     lines = [
         f"{_count(first['utterances'], 'utterance')}, {_count(first['words'], 'word')}, "
         f"{_duration(settings['audio_seconds'])}; {first['correct_utterances']:,} without a word error. "

@@ -118,7 +118,7 @@ def _refused(error: HfHubHTTPError, repo_id: str, again: str) -> NoReturn:
     if status == 403:
         raise OSError(
             f"Your token has no right to write to {repo_id} (403): take a repository of your own or of your "
-            f"organisation, or log in (`hf auth login`) with a token that may write there."
+            f"organization, or log in (`hf auth login`) with a token that may write there."
         ) from error
     words = error.server_message or str(error).strip().splitlines()[0]
     raise OSError(f"The Hub refused the upload to {repo_id} ({status}): {words}. Repeat later: {again}") from error

@@ -45,7 +45,7 @@ class TrainingState:
     step: int = 0  # updates made
     audio_seconds: float = 0.0  # consumed by all processes
     training_seconds: float = 0.0  # wall clock, without evaluations and checkpoints
-    skipped_updates: int = 0  # of `step`, those that learnt nothing
+    skipped_updates: int = 0  # of `step`, those that learned nothing
     evaluated_step: int = 0
     best_metric: float | None = None
     best_step: int = 0

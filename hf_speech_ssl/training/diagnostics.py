@@ -108,11 +108,11 @@ class Window:
         `grad_norm` and the units are means over the updates that were not skipped.
         """
         totals = {name: float(value) for name, value in self.sums.items()}
-        learnt = self.updates - totals["skipped"]
+        learned = self.updates - totals["skipped"]
         return {
             **means(self.sums),
-            unit: totals[UNITS] / learnt if learnt else 0.0,
-            "grad_norm": totals["grad_norm"] / learnt if learnt else math.nan,
+            unit: totals[UNITS] / learned if learned else 0.0,
+            "grad_norm": totals["grad_norm"] / learned if learned else math.nan,
             "audio_seconds_per_second": totals["audio_seconds"] / seconds,
             "updates_per_second": self.updates / seconds,
             "padding_share": 1.0 - totals["audio_seconds"] / max(totals["padded_seconds"], 1e-9),

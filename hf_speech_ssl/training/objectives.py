@@ -67,7 +67,7 @@ class Transcription:
         return output, torch.tensor(batch.num_examples, device=device)
 
     def texts(self, batch: Batch) -> list[str]:
-        """The transcripts of a batch, normalised."""
+        """The transcripts of a batch, normalized."""
         return [self.normalize(text) for text in batch.texts or []]
 
     def labels(self, texts: list[str]) -> torch.Tensor:

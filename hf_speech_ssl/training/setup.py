@@ -1,4 +1,4 @@
-"""Before the loop: the accelerator, the features' normalisation, a record of the arguments."""
+"""Before the loop: the accelerator, the features' normalization, a record of the arguments."""
 
 import json
 from collections.abc import Iterable, Iterator

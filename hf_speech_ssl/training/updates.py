@@ -65,7 +65,7 @@ class Learner:
         Returns:
             Sums over the batches of all processes: units, scalars of the output times units, seconds of audio, the
             given `numbers`; beside them, equal everywhere, `grad_norm`, `skipped` and `empty`: 0 or 1, whether nothing
-            was learnt, and whether for want of units.
+            was learned, and whether for want of units.
         """
         set_learning_rate(self.adamw, self.learning_rate(step), step)
         parts = [self.backward(batch, synchronize=batch is batches[-1]) for batch in batches]
