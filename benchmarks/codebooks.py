@@ -42,7 +42,7 @@ class Corpus:
         from hf_speech_ssl.data.audio import load_audio
         from hf_speech_ssl.data.batching import SpeechBatches
         from hf_speech_ssl.data.synthetic import build_synthetic
-        from hf_speech_ssl.evaluation.label_quality import phone_ids_at_frames
+        from hf_speech_ssl.probing.label_quality import phone_ids_at_frames
 
         train = build_synthetic("train", hours=train_hours, grammar="full")
         self.batches = SpeechBatches(train, batch_seconds=batch_seconds, num_workers=1)
@@ -113,7 +113,7 @@ def label_with_random_projection(corpus: Corpus) -> list[np.ndarray]:
 
 def assess(corpus: Corpus, labels: list[np.ndarray]) -> dict[str, float]:
     """Quality of the labels, and the controls."""
-    from hf_speech_ssl.evaluation.label_quality import LabelQuality
+    from hf_speech_ssl.probing.label_quality import LabelQuality
 
     phones = corpus.test_phones
     quality, shuffled = LabelQuality(corpus.num_phones), LabelQuality(corpus.num_phones)
@@ -134,7 +134,7 @@ def assess(corpus: Corpus, labels: list[np.ndarray]) -> dict[str, float]:
 
 def pairs(labels: list[np.ndarray], phones: list[np.ndarray]) -> list[tuple[int, int]]:
     """Label and phone of every frame that lies in a phone."""
-    from hf_speech_ssl.evaluation.label_quality import IGNORED_PHONE_ID
+    from hf_speech_ssl.probing.label_quality import IGNORED_PHONE_ID
 
     joined = zip(np.concatenate(labels).tolist(), np.concatenate(phones).tolist(), strict=True)
     return [(label, phone) for label, phone in joined if phone != IGNORED_PHONE_ID]

@@ -43,7 +43,7 @@ def train_model(folder: Path, data: str, steps: int) -> None:
 
 def write_language_models(folder: Path, num_sentences: int) -> dict[int, Path]:
     """ARPA files by their order, all from the same training sentences of the grammar."""
-    from hf_speech_ssl.data.grammar import draw_sentence
+    from hf_speech_ssl.data.synthetic.grammar import draw_sentence
     from hf_speech_ssl.decoding import estimate_ngrams
 
     rng = random.Random(0)
@@ -61,7 +61,7 @@ class Splits:
     def __init__(self, model: Path, data: str):
         from hf_speech_ssl.commands.language_model import hear
         from hf_speech_ssl.data.reading import UtteranceReader
-        from hf_speech_ssl.recognizer import Recognizer
+        from hf_speech_ssl.recognition.recognizer import Recognizer
 
         self.recognizer = Recognizer.from_pretrained(str(model), device="cpu")
         self.said = {

@@ -38,7 +38,7 @@ MINUTES = 5  # of audio for what grows with time
 
 def build_model(left_context_chunks: int | None, packed: bool = True):
     from hf_speech_ssl import ChunkSSLConfig, ChunkSSLForCTC
-    from hf_speech_ssl.packing import pack_layers
+    from hf_speech_ssl.recognition.packing import pack_layers
 
     model = ChunkSSLForCTC(ChunkSSLConfig(**SIZES, left_context_chunks=left_context_chunks, vocab_size=32))
     return pack_layers(model) if packed else model.eval()
@@ -91,7 +91,7 @@ class FullPath:
 
     def run(self) -> dict:
         """Milliseconds from a chunk of samples of every stream to their text."""
-        from hf_speech_ssl.streaming import StreamingBatch
+        from hf_speech_ssl.recognition.streaming import StreamingBatch
 
         batch = StreamingBatch(self.model, self.processor, chunk_duration_ms=self.chunk_ms)
         streams = [batch.join() for _ in range(self.streams)]

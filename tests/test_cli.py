@@ -15,7 +15,7 @@ from hf_speech_ssl.decoding import build_ctc_processor
 from hf_speech_ssl.modeling.configuration_chunkssl import ChunkSSLConfig
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 from hf_speech_ssl.modeling.modeling_chunkssl import ChunkSSLForCTC
-from hf_speech_ssl.streaming import StreamingTranscriber
+from hf_speech_ssl.recognition.streaming import StreamingTranscriber
 
 
 @pytest.fixture(scope="module")

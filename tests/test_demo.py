@@ -36,11 +36,11 @@ from hf_speech_ssl.demo.models import load_demo_model
 from hf_speech_ssl.demo.page import build_page
 from hf_speech_ssl.demo.pictures import DOTS_PER_INCH, WIDTH_INCHES, draw_masked_prediction, draw_recording
 from hf_speech_ssl.demo.words import task_caption
-from hf_speech_ssl.encoders import ConformerEncoder
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 from hf_speech_ssl.modeling.masking import draw_span_mask
-from hf_speech_ssl.recognizer import Recognizer
-from hf_speech_ssl.streaming import StreamingTranscriber
+from hf_speech_ssl.probing.encoders import ConformerEncoder
+from hf_speech_ssl.recognition.recognizer import Recognizer
+from hf_speech_ssl.recognition.streaming import StreamingTranscriber
 
 WIDTH = WIDTH_INCHES * DOTS_PER_INCH
 

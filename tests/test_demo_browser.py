@@ -20,8 +20,8 @@ from test_demo import CHUNK_MS, birq_ctc, chunkssl_ctc, pcm, save  # noqa: E402
 from hf_speech_ssl.demo import page as page_module  # noqa: E402
 from hf_speech_ssl.demo.live import LiveTranscripts  # noqa: E402
 from hf_speech_ssl.demo.models import load_demo_model  # noqa: E402
-from hf_speech_ssl.recognizer import Recognizer  # noqa: E402
-from hf_speech_ssl.streaming import StreamingTranscriber  # noqa: E402
+from hf_speech_ssl.recognition.recognizer import Recognizer  # noqa: E402
+from hf_speech_ssl.recognition.streaming import StreamingTranscriber  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = """

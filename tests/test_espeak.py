@@ -9,7 +9,7 @@ import pytest
 
 espeakng_loader = pytest.importorskip("espeakng_loader", reason="needs the extra `synthetic`")
 
-from hf_speech_ssl.data.espeak import SAMPLING_RATE, speak  # noqa: E402
+from hf_speech_ssl.data.synthetic.espeak import SAMPLING_RATE, speak  # noqa: E402
 
 
 def sounding(samples: np.ndarray) -> np.ndarray:

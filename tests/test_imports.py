@@ -3,8 +3,8 @@
 1. modeling/ imports the standard library, numpy, torch, transformers and what transformers itself is built on, and its
    own files as `from .x import y` at the top of the file, which is the form that saving remote code can follow; of
    the two families neither reaches the other.
-2. Arrows run one way: modeling <- data, evaluation, decoding <- training, streaming, recognizer, hub <- commands, cli
-   and scripts. A room imports itself and lower layers. Nothing imports a script, nor a top-level `modeling`.
+2. Arrows run one way: modeling <- data, evaluation, decoding <- training, recognition, hub <- probing <- commands,
+   cli and scripts. A room imports itself and lower layers. Nothing imports a script, nor a top-level `modeling`.
 """
 
 import ast
@@ -21,8 +21,8 @@ FAMILIES = ("_birq", "_chunkssl")
 SCRIPT_FOLDERS = ("pretraining_scripts", "finetuning_scripts")
 CHECKED_FOLDERS = ("modeling", "hf_speech_ssl", *SCRIPT_FOLDERS, "benchmarks", "tests")
 LAYERS = {"modeling": 0, "data": 1, "evaluation": 1, "decoding": 1}
-LAYERS |= {"training": 2, "streaming": 2, "recognizer": 2, "packing": 2, "hub": 2}
-TOP_LAYER = 3  # cli, commands and every other file of the package that is not named above
+LAYERS |= {"training": 2, "recognition": 2, "probing": 3, "hub": 2}
+TOP_LAYER = 4  # cli, commands and every other file of the package that is not named above
 
 
 def python_files(root: Path, folder: str) -> list[Path]:

@@ -18,7 +18,7 @@ from hf_speech_ssl.commands.language_model import Trial, choose
 from hf_speech_ssl.decoding import build_ctc_processor, estimate_ngrams
 from hf_speech_ssl.decoding.ngram import language_model_words
 from hf_speech_ssl.evaluation import ErrorCounts
-from hf_speech_ssl.recognizer import Recognizer
+from hf_speech_ssl.recognition.recognizer import Recognizer
 
 SENTENCES = ["call anna now", "call david", "", "anna and david call", "please call anna now", "please"]
 sentences = st.lists(st.lists(st.sampled_from(["a", "b", "c", "<unk>"]), max_size=5).map(" ".join), max_size=6)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from hf_speech_ssl.evaluation import LabelQuality
-from hf_speech_ssl.evaluation.collapse import FrameSpread
-from hf_speech_ssl.evaluation.linear_probe import LinearProbes
+from hf_speech_ssl.probing import LabelQuality
+from hf_speech_ssl.probing.collapse import FrameSpread
+from hf_speech_ssl.probing.linear_probe import LinearProbes
 
 
 def clouds(frames: int, width: int, phones: int, distance: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,7 @@ from helpers import padded_features, tiny_birq, tiny_chunkssl
 from hf_speech_ssl.modeling.chunking import ConformerCache
 from hf_speech_ssl.modeling.modeling_birq import BiRQModel
 from hf_speech_ssl.modeling.modeling_chunkssl import ChunkSSLForCTC, ChunkSSLModel
-from hf_speech_ssl.packing import PackedLayer, can_pack, pack_layers
+from hf_speech_ssl.recognition.packing import PackedLayer, can_pack, pack_layers
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
 

@@ -14,10 +14,10 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 from hf_speech_ssl import FSQConfig, FSQModel, SpeechSSLFeatureExtractor
 from hf_speech_ssl.cli import main
 from hf_speech_ssl.commands.probe import measure, probe
-from hf_speech_ssl.encoders import EncodedUtterance, SpeechEncoder, load_encoder
-from hf_speech_ssl.evaluation import phone_ids_at_frames
 from hf_speech_ssl.modeling.modeling_fsq import FSQTokenizer
-from hf_speech_ssl.probing import PhoneReader, number_phones
+from hf_speech_ssl.probing import phone_ids_at_frames
+from hf_speech_ssl.probing.encoders import EncodedUtterance, SpeechEncoder, load_encoder
+from hf_speech_ssl.probing.probe import PhoneReader, number_phones
 
 SPEECH = ["synthetic", "--dataset_config_name", "sentences=60,eval_sentences=20"]
 
@@ -191,7 +191,7 @@ def test_the_same_seed_gives_the_same_report(tone_folder, tmp_path, capsys):
 def test_training_frames_beyond_the_limit_are_left_out(tone_folder, tmp_path, monkeypatch):
     encoder = load_encoder(save(tmp_path, FAMILIES["birq"].build("base")), device="cpu")
     widths = 160 + 3 * 32
-    monkeypatch.setattr("hf_speech_ssl.probing.MEMORY_LIMIT", 2 * widths * 500)
+    monkeypatch.setattr("hf_speech_ssl.probing.probe.MEMORY_LIMIT", 2 * widths * 500)
     report = measure(encoder, *readers(str(tone_folder / "in_time")), 1, 0)
     assert report["data"]["training_frames"] == 500
     assert any("left out" in remark for remark in report["remarks"])

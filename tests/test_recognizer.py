@@ -41,7 +41,7 @@ from transformers import (
 
 from hf_speech_ssl import SpeechSSLFeatureExtractor
 from hf_speech_ssl.decoding import build_ctc_tokenizer
-from hf_speech_ssl.recognizer import Recognizer
+from hf_speech_ssl.recognition.recognizer import Recognizer
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 WAVES = SIZES | {"conv_dim": [16] * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}

@@ -18,7 +18,7 @@ from hf_speech_ssl.modeling.configuration_chunkssl import ChunkSSLConfig
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 from hf_speech_ssl.modeling.modeling_birq import BiRQForCTC
 from hf_speech_ssl.modeling.modeling_chunkssl import ChunkSSLForCTC
-from hf_speech_ssl.streaming import StreamingBatch, StreamingTranscriber
+from hf_speech_ssl.recognition.streaming import StreamingBatch, StreamingTranscriber
 
 CHUNK_MS = 80
 ONE_FRAME, ONE_CHUNK = 400 + 3 * 160, 400 + 7 * 160  # samples for an encoder frame and for a chunk of two

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_speech_ssl.decoding import TimedText
-from hf_speech_ssl.decoding.subtitles import format_srt, format_vtt, make_cues
+from hf_speech_ssl.recognition.subtitles import format_srt, format_vtt, make_cues
 
 TIME = r"(\d{2,}):([0-5]\d):([0-5]\d)%s(\d{3})"
 

@@ -13,11 +13,11 @@ from datasets import Audio
 
 pytest.importorskip("espeakng_loader", reason="needs the extra `synthetic`")
 
-from hf_speech_ssl.data import synthetic  # noqa: E402
-from hf_speech_ssl.data.espeak import speak  # noqa: E402
-from hf_speech_ssl.data.grammar import GRAMMARS, SPLITS, draw_sentence, split_of, vocabulary  # noqa: E402
 from hf_speech_ssl.data.synthetic import build_synthetic, parse_synthetic_options  # noqa: E402
-from hf_speech_ssl.data.utterances import ACCENTS, SAMPLING_RATE, VOICES, Recipe, utterance  # noqa: E402
+from hf_speech_ssl.data.synthetic import corpus as synthetic  # noqa: E402
+from hf_speech_ssl.data.synthetic.espeak import speak  # noqa: E402
+from hf_speech_ssl.data.synthetic.grammar import GRAMMARS, SPLITS, draw_sentence, split_of, vocabulary  # noqa: E402
+from hf_speech_ssl.data.synthetic.utterances import ACCENTS, SAMPLING_RATE, VOICES, Recipe, utterance  # noqa: E402
 
 CLEAN = Recipe("train", "small", seed=0, noise_snr_db=None, reverberation=False)
 

@@ -19,8 +19,8 @@ from hf_speech_ssl.data.audio import AudioError, load_audio
 from hf_speech_ssl.data.audio_files import find_audio_files
 from hf_speech_ssl.data.audio_stream import SampleWindow, stream_audio
 from hf_speech_ssl.decoding import build_ctc_processor, make_decoder
-from hf_speech_ssl.long_form import LongFormRecognizer
-from hf_speech_ssl.recognizer import Recognizer
+from hf_speech_ssl.recognition.long_form import LongFormRecognizer
+from hf_speech_ssl.recognition.recognizer import Recognizer
 
 SECONDS = (2.0, 0.4, 3.13, 0.71)
 ATTENTIVE = {"initializer_range": 0.1}  # distant frames count too
@@ -293,8 +293,8 @@ def test_finding(talks, tmp_path, monkeypatch) -> None:
 
 MEASURE = """
 import resource, sys
-from hf_speech_ssl.long_form import LongFormRecognizer
-from hf_speech_ssl.recognizer import Recognizer
+from hf_speech_ssl.recognition.long_form import LongFormRecognizer
+from hf_speech_ssl.recognition.recognizer import Recognizer
 recognizer = Recognizer.from_pretrained(sys.argv[1], device="cpu")
 long_form = LongFormRecognizer(recognizer, chunk_duration_ms=int(sys.argv[2]))
 for path in sys.argv[3:]:

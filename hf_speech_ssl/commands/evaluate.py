@@ -13,7 +13,7 @@ from ..evaluation import normalize_text
 from ..evaluation.bootstrap import CONFIDENCE
 from ..evaluation.report import as_text
 from ..evaluation.scores import MIN_SPEAKERS, Scores, Transcript
-from ..recognizer import Recognizer
+from ..recognition.recognizer import Recognizer
 from .outputs import check_output_file, write_report
 
 OFFLINE = "offline"

@@ -13,7 +13,7 @@ from ..data.reading import UtteranceReader
 from ..decoding import BeamSearchDecoder, Decoder, estimate_ngrams
 from ..decoding.ngram import open_text
 from ..evaluation import ErrorCounts, count_word_errors, normalize_text
-from ..recognizer import Recognizer
+from ..recognition.recognizer import Recognizer
 from .outputs import check_output_file, write_report
 
 

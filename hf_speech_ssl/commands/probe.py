@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..encoders import SpeechEncoder, load_encoder
 from ..evaluation.bootstrap import bootstrap_ratios
-from ..evaluation.linear_probe import LinearProbes
-from ..evaluation.probe_report import as_text, remarks
 from ..modeling.quantization import perplexity
-from ..probing import PhoneReader, Scores, TrainingFrames, collect_training_frames, number_phones, score
+from ..probing.encoders import SpeechEncoder, load_encoder
+from ..probing.linear_probe import LinearProbes
+from ..probing.probe import PhoneReader, Scores, TrainingFrames, collect_training_frames, number_phones, score
+from ..probing.report import as_text, remarks
 from .outputs import check_output_file, write_report
 
 NUM_RESAMPLES = 1000  # of the intervals

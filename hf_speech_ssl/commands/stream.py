@@ -13,9 +13,9 @@ from typing import Any, TextIO
 import numpy as np
 
 from ..data.audio import AudioError, check_rate, mono_blocks, open_audio
-from ..packing import can_pack, pack_layers
-from ..recognizer import Recognizer
-from ..streaming import StreamingTranscriber
+from ..recognition.packing import can_pack, pack_layers
+from ..recognition.recognizer import Recognizer
+from ..recognition.streaming import StreamingTranscriber
 
 BLOCK_SECONDS = 0.1  # of audio, handed over at once
 _FILES = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg", b"ID3\x03": "mp3", b"ID3\x04": "mp3"}

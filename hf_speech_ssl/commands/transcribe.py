@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 from ..data.audio import SAMPLING_RATE, AudioError, audio_duration, is_remote
 from ..data.audio_files import AudioFile, find_audio_files
 from ..decoding import Hypothesis, TimedText, make_decoder
-from ..decoding.subtitles import format_srt, format_vtt, make_cues
-from ..long_form import LongFormRecognizer, Transcript
-from ..recognizer import Recognizer
+from ..recognition.long_form import LongFormRecognizer, Transcript
+from ..recognition.recognizer import Recognizer
+from ..recognition.subtitles import format_srt, format_vtt, make_cues
 
 _SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 _BAR = "{percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from transformers import Wav2Vec2CTCTokenizer
 
 from ..decoding import TimedText, character_times, greedy_ctc_spans
-from ..recognizer import Recognizer
+from ..recognition.recognizer import Recognizer
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.audio import AudioError, load_audio
-from ..packing import can_pack, pack_layers
-from ..recognizer import Recognizer
-from ..streaming import StreamingText, StreamingTranscriber
+from ..recognition.packing import can_pack, pack_layers
+from ..recognition.recognizer import Recognizer
+from ..recognition.streaming import StreamingText, StreamingTranscriber
 
 MAX_SECONDS = 300.0  # of one recording
 MAX_RECORDINGS = 16  # at once

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.audio import SAMPLING_RATE
-from ..encoders import SpeechEncoder
 from ..modeling.masking import draw_chunk_mask, draw_span_mask
 from ..modeling.quantization import FiniteScalarQuantizer, RandomProjectionQuantizer
+from ..probing.encoders import SpeechEncoder
 
 MASKED = ("birq", "chunkssl")  # model types whose pretraining hides frames
 FAMILIES = (*MASKED, "speech_fsq")  # and whose labels are known here

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..encoders import SpeechEncoder, load_encoder
-from ..recognizer import Recognizer, load_config
+from ..probing.encoders import SpeechEncoder, load_encoder
+from ..recognition.recognizer import Recognizer, load_config
 from .masked_prediction import FAMILIES, PretrainingTask, pretraining_task_of
 
 

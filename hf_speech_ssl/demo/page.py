@@ -169,7 +169,7 @@ def _recording_part(model: DemoModel, chunk_duration_ms: int) -> None:
 
 def _example() -> tuple[int, Waveform]:
     """A sentence that synthetic models have not been trained on."""
-    from ..data.utterances import Recipe, utterance
+    from ..data.synthetic.utterances import Recipe, utterance
 
     row = utterance(Recipe("test", "small", seed=0, noise_snr_db=None, reverberation=False), random.randrange(10_000))
     return SAMPLING_RATE, load_audio(row["audio"])

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from .modeling.chunking import ChunkLayout, StreamingLayout
-from .modeling.modeling_conformer import ConformerFeedForward, ConformerLayer, rotate
+from ..modeling.chunking import ChunkLayout, StreamingLayout
+from ..modeling.modeling_conformer import ConformerFeedForward, ConformerLayer, rotate
 
 _FRAMES = 16  # for which the order is chosen: chunk and look-ahead of 320 ms at 25 Hz
 _FUSED_ACTIVATIONS = {"silu": "swish", "swish": "swish", "relu": "relu"}  # by their names in oneDNN

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .report import markdown_table
+from ..evaluation.report import markdown_table
 
 # A layer is called collapsed where its frames fill fewer directions than these, or all point the same way while
 # training lost it half of the directions that it had.

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .text import TimedText
+from ..decoding.text import TimedText
 
 LINE_LENGTH = 42  # characters, what broadcasters allow
 MAX_LINES = 2

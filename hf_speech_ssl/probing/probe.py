@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from .data.reading import UtteranceReader
+from ..data.reading import UtteranceReader
+from .collapse import FrameSpread
 from .encoders import EncodedUtterance, SpeechEncoder
-from .evaluation import IGNORED_PHONE_ID, LabelQuality, phone_ids_at_frames
-from .evaluation.collapse import FrameSpread
-from .evaluation.linear_probe import LinearProbes
+from .label_quality import IGNORED_PHONE_ID, LabelQuality, phone_ids_at_frames
+from .linear_probe import LinearProbes
 
 MEMORY_LIMIT = 2 * 1024**3  # bytes of float16 training frames over all layers; frames beyond are left out
 MAX_TRAINING_FRAMES = 200_000

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .data.audio import SAMPLING_RATE, AudioError, AudioSource, audio_name
-from .data.audio_stream import SampleWindow, stream_audio
-from .data.planning import plan_steps
-from .decoding import Decoder, Hypothesis
-from .decoding.piecewise import decode_pieces
-from .modeling.chunking import ConformerCache
-from .modeling.configuration_conformer import HOP_LENGTH
-from .modeling.feature_extraction_speech_ssl import FRAME_LENGTH, num_frames
+from ..data.audio import SAMPLING_RATE, AudioError, AudioSource, audio_name
+from ..data.audio_stream import SampleWindow, stream_audio
+from ..data.planning import plan_steps
+from ..decoding import Decoder, Hypothesis
+from ..decoding.piecewise import decode_pieces
+from ..modeling.chunking import ConformerCache
+from ..modeling.configuration_conformer import HOP_LENGTH
+from ..modeling.feature_extraction_speech_ssl import FRAME_LENGTH, num_frames
 from .recognizer import Recognizer
 
 _POOL_SECONDS = 600.0  # of short audio, sorted by length together

@@ -25,8 +25,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from .data.audio import SAMPLING_RATE
-from .decoding import Decoder, GreedyDecoder, Hypothesis
+from ..data.audio import SAMPLING_RATE
+from ..decoding import Decoder, GreedyDecoder, Hypothesis
 
 _TRIAL_SECONDS = (4.0, 2.53)  # of noise, to learn how a model treats padding and how often it speaks
 _SHORTEST_SECONDS = 0.2  # less is lengthened by silence: convolutions of some models have no output for it

@@ -18,15 +18,15 @@ from safetensors import SafetensorError
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining, PreTrainedModel
 from transformers.utils import logging
 
-from .data.audio import SAMPLING_RATE
-from .modeling.configuration_conformer import HOP_LENGTH
-from .modeling.feature_extraction_speech_ssl import FRAME_LENGTH
-from .modeling.modeling_birq import BiRQForPreTraining
-from .modeling.modeling_chunkssl import ChunkSSLForPreTraining
-from .modeling.modeling_conformer import ConformerModel, normalize_over_frames
-from .modeling.modeling_fsq import FSQModel
-from .modeling.quantization import RandomProjectionQuantizer
-from .recognizer import load_config, pick_device
+from ..data.audio import SAMPLING_RATE
+from ..modeling.configuration_conformer import HOP_LENGTH
+from ..modeling.feature_extraction_speech_ssl import FRAME_LENGTH
+from ..modeling.modeling_birq import BiRQForPreTraining
+from ..modeling.modeling_chunkssl import ChunkSSLForPreTraining
+from ..modeling.modeling_conformer import ConformerModel, normalize_over_frames
+from ..modeling.modeling_fsq import FSQModel
+from ..modeling.quantization import RandomProjectionQuantizer
+from ..recognition.recognizer import load_config, pick_device
 
 _ROWS_PER_BLOCK = 512  # of scores against a whole codebook, held at once
 

@@ -1,0 +1,1 @@
+"""Recognition: any CTC model of the Hub, offline, on long files, and live."""
