@@ -106,6 +106,7 @@ def test_ctrl_c_ends_the_stream_with_what_was_heard(saved, tmp_path, capsys, mon
     samples = (np.random.default_rng(0).standard_normal(32_000) * 3000).astype(np.int16)
     soundfile.write(tmp_path / "a.wav", samples, 16_000)
     accept, calls, heard = StreamingTranscriber.accept, [], []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 
     def interrupt(times: int) -> None:
         calls.append(None)
