@@ -73,7 +73,7 @@ def train_tokenizer(corpus: Corpus, levels: list[int], steps: int, width: int, l
     model = FSQModel(FSQConfig(fsq_levels=levels, fsq_hidden_size=width, fsq_num_hidden_layers=layers)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1 ** (1 / steps))
-    for step, batch in zip(range(steps), corpus.batches.forever(), strict=False):
+    for step, batch in zip(range(steps), corpus.batches.infinite_batches(), strict=False):
         features, mask = corpus.extractor.extract(batch.waveforms, batch.lengths)
         output = model(features, attention_mask=mask)
         output.loss.backward()

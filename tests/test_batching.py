@@ -13,9 +13,9 @@ import torch
 from datasets import Dataset
 
 from hf_speech_ssl.data.audio import SAMPLING_RATE, AudioError
-from hf_speech_ssl.data.batching import Position, SpeechBatches
+from hf_speech_ssl.data.batching import DataPosition, SpeechBatches
 from hf_speech_ssl.data.planning import padding_share, plan_steps
-from hf_speech_ssl.data.rows import Cursor, IndexedRows, StreamedRows
+from hf_speech_ssl.data.rows import RowCursor, IndexedRows, StreamedRows
 
 NUM_UTTERANCES = 61
 
@@ -198,7 +198,7 @@ def test_resume_from_every_position_gives_exactly_the_rest(dataset: Dataset, str
     whole = list(make_batches(dataset, streaming).epoch(1))
     assert len(whole) > 12
     for done, batch in enumerate(whole, start=1):
-        start = Position(**json.loads(json.dumps(asdict(batch.position))))
+        start = DataPosition(**json.loads(json.dumps(asdict(batch.position))))
         rest = make_batches(dataset, streaming).epoch(1, start)
         assert order(rest) == order(whole[done:])
 
@@ -210,12 +210,12 @@ def test_resume_across_the_end_of_an_epoch(dataset: Dataset, streaming: bool, pr
         return make_batches(dataset, streaming, process_index=processes - 1, num_processes=processes)
 
     per_epoch = [len(order(batches().epoch(epoch))) for epoch in range(3)]
-    endless = batches().forever()
+    endless = batches().infinite_batches()
     run = [next(endless) for _ in range(sum(per_epoch))]
     endless.close()
     assert order(run) == [texts for epoch in range(3) for texts in order(batches().epoch(epoch))]
     for done in (0, 1, per_epoch[0] - 1, per_epoch[0], per_epoch[0] + 1, per_epoch[0] + per_epoch[1]):
-        resumed = batches().forever(run[done - 1].position if done else None)
+        resumed = batches().infinite_batches(run[done - 1].position if done else None)
         assert order(next(resumed) for _ in range(len(run) - done)) == order(run[done:])
         resumed.close()
 
@@ -232,10 +232,12 @@ def test_reading_ahead_does_not_move_the_position(dataset: Dataset) -> None:
 def test_a_position_of_other_settings_is_refused(dataset: Dataset) -> None:
     position = next(make_batches(dataset).epoch(0)).position
     with pytest.raises(ValueError, match="other settings"):
-        make_batches(dataset, batch_seconds=3.0).forever(position)
+        make_batches(dataset, batch_seconds=3.0).infinite_batches(position)
     with pytest.raises(ValueError, match="epoch 1 was asked"):
         make_batches(dataset).epoch(1, position)
-    assert next(make_batches(dataset, batch_seconds=3.0).forever(Position(epoch=position.epoch))).num_examples
+    assert next(
+        make_batches(dataset, batch_seconds=3.0).infinite_batches(DataPosition(epoch=position.epoch))
+    ).num_examples
 
 
 def num_speech_threads() -> int:
@@ -244,7 +246,7 @@ def num_speech_threads() -> int:
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_stopping_early_leaves_no_threads(dataset: Dataset, streaming: bool) -> None:
-    batches = make_batches(dataset, streaming).forever()
+    batches = make_batches(dataset, streaming).infinite_batches()
     next(batches)
     assert num_speech_threads() > 0
     batches.close()
@@ -272,13 +274,13 @@ class Backwards:
 def test_the_first_usable_row_is_the_one_whose_duration_is_compared_whatever_the_threads_do(dataset: Dataset) -> None:
     dataset = Dataset.from_dict({"audio": dataset["audio"][:5], "duration": [None, 9.0, 9.0, 9.0, 9.0]})
     with pytest.raises(ValueError, match="in example 1,"):
-        list(IndexedRows(dataset, "audio", seed=0, shuffle=False).rows(0, Cursor(), Backwards()))
+        list(IndexedRows(dataset, "audio", seed=0, shuffle=False).rows(0, RowCursor(), Backwards()))
     right = Dataset.from_dict({"audio": dataset["audio"][:5], "duration": [None, 0.5, 9.0, 9.0, 9.0]})
-    rows = IndexedRows(right, "audio", seed=0, shuffle=False).rows(0, Cursor(), Backwards())
+    rows = IndexedRows(right, "audio", seed=0, shuffle=False).rows(0, RowCursor(), Backwards())
     assert [row.length for row in rows][1:] == [0.5, 9.0, 9.0, 9.0]
     share = {"process_index": 0, "num_processes": 1}
     streamed = StreamedRows(right.to_iterable_dataset(), "audio", seed=0, shuffle=False, **share)
-    assert [row.length for row in streamed.rows(0, Cursor(), Backwards())][1:] == [0.5, 9.0, 9.0, 9.0]
+    assert [row.length for row in streamed.rows(0, RowCursor(), Backwards())][1:] == [0.5, 9.0, 9.0, 9.0]
 
 
 def test_wrong_arguments_say_what_is_needed(dataset: Dataset) -> None:
@@ -355,13 +357,13 @@ def test_a_batch_of_bad_files_alone_is_a_placeholder(tmp_path) -> None:
     (batch,) = SpeechBatches(dataset, batch_seconds=2.0).epoch(0)
     assert batch.num_examples == 0 and batch.waveforms.shape == (1, SAMPLING_RATE) and batch.texts is None
     with pytest.raises(ValueError, match="no usable audio .1 audio files skipped: 1 silent"):
-        list(SpeechBatches(dataset, batch_seconds=2.0).forever())
+        list(SpeechBatches(dataset, batch_seconds=2.0).infinite_batches())
 
 
 def test_no_audio_at_all_is_an_error_rather_than_an_endless_wait(tmp_path) -> None:
     dataset = Dataset.from_dict({"audio": [str(tmp_path / "missing.wav")]})
     with pytest.raises(ValueError, match="no usable audio"):
-        next(SpeechBatches(dataset, batch_seconds=2.0).forever())
+        next(SpeechBatches(dataset, batch_seconds=2.0).infinite_batches())
 
 
 def test_an_utterance_without_transcript_is_skipped_by_name() -> None:

@@ -11,11 +11,11 @@ from .audio import SAMPLING_RATE
 
 
 @dataclass(frozen=True)
-class Position:
-    """The place right after a batch; `Position(epoch)` is the beginning of an epoch.
+class DataPosition:
+    """The place right after a batch; `DataPosition(epoch)` is the beginning of an epoch.
 
     It goes into a checkpoint as `dataclasses.asdict(position)`, which JSON can hold, and comes back as
-    `Position(**saved)`. On a map-style data set it is the same on every process; on a stream each process has its own.
+    `DataPosition(**saved)`. On a map-style data set it is the same on every process; on a stream each process has its own.
 
     Attributes:
         epoch: counted from 0.
@@ -53,7 +53,7 @@ class Batch:
     texts: list[str] | None
     names: list[str]
     num_examples: int
-    position: Position
+    position: DataPosition
 
     @property
     def seconds(self) -> float:
@@ -62,7 +62,7 @@ class Batch:
 
 
 def collate(
-    waveforms: Sequence[np.ndarray], texts: Sequence[str] | None, names: Sequence[str], position: Position
+    waveforms: Sequence[np.ndarray], texts: Sequence[str] | None, names: Sequence[str], position: DataPosition
 ) -> Batch:
     """Pad waveforms, each (samples,) float32 at 16 kHz, into a batch; none at all become the placeholder."""
     num_examples = len(waveforms)

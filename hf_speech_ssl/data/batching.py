@@ -15,19 +15,19 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 
 from .audio import MIN_SAMPLES, SAMPLING_RATE, AudioError, SkippedAudio, audio_name, load_audio
-from .batch import Batch, Position, collate
+from .batch import Batch, DataPosition, collate
 from .corpora import SpeechDataset, check_columns, keep_encoded
 from .planning import plan_steps
-from .rows import DURATION_COLUMN, Cursor, IndexedRows, Row, RowSource, StreamedRows
+from .rows import DURATION_COLUMN, RowCursor, IndexedRows, Row, RowSource, StreamedRows
 
 # A generator, so that closing it ends its threads.
 BatchIterator: TypeAlias = Generator[Batch, None, None]
 
 
 @dataclass(frozen=True)
-class _Job:
+class _PlannedBatch:
     rows: list[Row]
-    position: Position
+    position: DataPosition
 
 
 class SpeechBatches:
@@ -38,7 +38,7 @@ class SpeechBatches:
     epoch, and let training start before the lengths of the whole corpus are known.
 
     Map-style data sets are shuffled whole, and every process gets as many batches as the others. Of a stream the order
-    of the shards and each window are shuffled; epochs may differ in length between processes, so train with `forever`.
+    of the shards and each window are shuffled; epochs may differ in length between processes, so train with `infinite_batches`.
     A window of a stream is held in memory as encoded audio. Do not `shuffle` a stream beforehand: the state of such a
     buffer is not saved.
 
@@ -104,35 +104,35 @@ class SpeechBatches:
         self.audio_column = audio_column
         self.text_column = text_column
         self.on_bad_audio = on_bad_audio
-        self.position = Position(epoch=0)
+        self.position = DataPosition(epoch=0)
         self.skipped = SkippedAudio()
         self._source = self._make_source(dataset)
         self._plan = self._describe_plan(dataset)
 
-    def epoch(self, epoch: int, start: Position | None = None) -> BatchIterator:
+    def epoch(self, epoch: int, start: DataPosition | None = None) -> BatchIterator:
         """The batches of one epoch, or those after `start`.
 
         Raises:
             AudioError: a file is bad and `on_bad_audio` is "raise".
             ValueError: `start` belongs to another epoch or other settings.
         """
-        start = Position(epoch) if start is None else start
+        start = DataPosition(epoch) if start is None else start
         if start.epoch != epoch:
             raise ValueError(f"The position lies in epoch {start.epoch}, epoch {epoch} was asked for.")
         self._check_plan(start)
         return self._run(lambda pool: self._jobs(start, pool))
 
-    def forever(self, start: Position | None = None) -> BatchIterator:
+    def infinite_batches(self, start: DataPosition | None = None) -> BatchIterator:
         """Batches of epoch after epoch without an end, from `start` on: as many on every process as are taken.
 
         Raises:
             AudioError: a file is bad and `on_bad_audio` is "raise".
             ValueError: no file can be used, or `start` belongs to other settings.
         """
-        start = Position(0) if start is None else start
+        start = DataPosition(0) if start is None else start
         self._check_plan(start)
 
-        def jobs(pool: Executor) -> Iterator[_Job]:
+        def jobs(pool: Executor) -> Iterator[_PlannedBatch]:
             begin = start
             while True:
                 empty = True
@@ -141,7 +141,7 @@ class SpeechBatches:
                     yield job
                 if empty and begin.rows == begin.steps == 0:
                     raise self._no_audio()
-                begin = Position(begin.epoch + 1)
+                begin = DataPosition(begin.epoch + 1)
 
         return self._stop_without_audio(self._run(jobs))
 
@@ -152,9 +152,9 @@ class SpeechBatches:
             AudioError: a header is bad and `on_bad_audio` is "raise".
         """
         with ThreadPoolExecutor(self.num_workers, thread_name_prefix="speech-counter") as pool:
-            return sum(1 for _ in self._jobs(Position(epoch), pool))
+            return sum(1 for _ in self._jobs(DataPosition(epoch), pool))
 
-    def _jobs(self, start: Position, pool: Executor) -> Iterator[_Job]:
+    def _jobs(self, start: DataPosition, pool: Executor) -> Iterator[_PlannedBatch]:
         """The batches of this process after `start`, as rows to decode."""
         processes, own = (self.num_processes, self.process_index) if self._source.shared else (1, 0)
         done = start.steps
@@ -168,15 +168,17 @@ class SpeechBatches:
             )
             for number, step in enumerate(steps[done:], start=done + 1):
                 place, steps_done = (end, 0) if number == len(steps) else (begin, number)
-                position = Position(start.epoch, place.rows, steps_done, place.stream, self._plan)
-                yield _Job([window[i] for i in step[own]], position)
+                position = DataPosition(start.epoch, place.rows, steps_done, place.stream, self._plan)
+                yield _PlannedBatch([window[i] for i in step[own]], position)
             done = 0
 
-    def _windows(self, start: Position, pool: Executor) -> Iterator[tuple[list[Row], list[float], Cursor, Cursor]]:
+    def _windows(
+        self, start: DataPosition, pool: Executor
+    ) -> Iterator[tuple[list[Row], list[float], RowCursor, RowCursor]]:
         """Windows of usable rows, with their seconds and the places before and after the window."""
         processes = self.num_processes if self._source.shared else 1
         window_seconds = self.window_batches * self.batch_seconds * processes
-        begin = end = Cursor(start.rows, start.stream)
+        begin = end = RowCursor(start.rows, start.stream)
         window: list[Row] = []
         lengths: list[float] = []
         seconds = 0.0
@@ -195,7 +197,7 @@ class SpeechBatches:
         if window:
             yield window, lengths, begin, end
 
-    def _run(self, make_jobs: Callable[[Executor], Iterator[_Job]]) -> BatchIterator:
+    def _run(self, make_jobs: Callable[[Executor], Iterator[_PlannedBatch]]) -> BatchIterator:
         """Decode ahead: a planning thread takes jobs in order, a pool decodes them, and they come out in order."""
         decoders = ThreadPoolExecutor(self.num_workers, thread_name_prefix="speech-decoder")
         planner = ThreadPoolExecutor(1, thread_name_prefix="speech-planner")
@@ -216,7 +218,7 @@ class SpeechBatches:
             planner.shutdown(cancel_futures=True)
             decoders.shutdown(cancel_futures=True)
 
-    def _decode(self, job: _Job) -> Batch:
+    def _decode(self, job: _PlannedBatch) -> Batch:
         waveforms: list[np.ndarray] = []
         texts: list[str] = []
         names: list[str] = []
@@ -281,12 +283,12 @@ class SpeechBatches:
             f"min_seconds={self.min_seconds} max_seconds={self.max_seconds}"
         )
 
-    def _check_plan(self, start: Position) -> None:
+    def _check_plan(self, start: DataPosition) -> None:
         if start.plan not in ("", self._plan):
             raise ValueError(
                 f"The position was saved with other settings, so what comes after it is not known.\n"
                 f"saved: {start.plan}\nnow:   {self._plan}\n"
-                f"Use the same settings, or begin an epoch anew with Position(epoch={start.epoch})."
+                f"Use the same settings, or begin an epoch anew with DataPosition(epoch={start.epoch})."
             )
 
     def _stop_without_audio(self, batches: BatchIterator) -> BatchIterator:

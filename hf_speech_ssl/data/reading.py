@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .audio import MIN_SAMPLES, SAMPLING_RATE, AudioError, SkippedAudio, audio_name, load_audio
 from .corpora import check_columns, load_corpus
 from .planning import plan_steps
-from .rows import DURATION_COLUMN, Cursor, IndexedRows, Row
+from .rows import DURATION_COLUMN, RowCursor, IndexedRows, Row
 
 _WINDOW_BATCHES = 16  # sorted by length together
 _DECODERS = 2  # threads
@@ -133,7 +133,7 @@ class UtteranceReader:
         source = IndexedRows(self.dataset, self.audio_column, seed=0, shuffle=False)
         window: list[Row] = []
         lengths: list[float] = []
-        for row in source.rows(0, Cursor(), pool):
+        for row in source.rows(0, RowCursor(), pool):
             try:
                 lengths.append(self._usable_length(row))
                 window.append(row)

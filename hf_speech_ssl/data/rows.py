@@ -25,7 +25,7 @@ _DURATION_TOLERANCE = 0.5  # seconds by which a duration column may round
 
 
 @dataclass(frozen=True)
-class Cursor:
+class RowCursor:
     """A place between two rows of an epoch: the rows before it, and for streams what `load_state_dict` needs."""
 
     rows: int = 0
@@ -46,7 +46,7 @@ class Row:
     place: str
     length: float | AudioError
     read: Callable[[], dict[str, Any]]
-    after: Cursor
+    after: RowCursor
 
 
 class RowSource(Protocol):
@@ -54,7 +54,7 @@ class RowSource(Protocol):
 
     shared: bool  # whether every process sees every row, and takes its own batches from one plan
 
-    def rows(self, epoch: int, start: Cursor, pool: Executor) -> Iterator[Row]:
+    def rows(self, epoch: int, start: RowCursor, pool: Executor) -> Iterator[Row]:
         """The rows of an epoch after `start`, always in the same order."""
 
 
@@ -120,7 +120,7 @@ class IndexedRows:
         self._seconds = np.full(len(dataset), np.nan)
         self._errors: dict[int, AudioError] = {}
 
-    def rows(self, epoch: int, start: Cursor, pool: Executor) -> Iterator[Row]:
+    def rows(self, epoch: int, start: RowCursor, pool: Executor) -> Iterator[Row]:
         """The rows of an epoch after `start`."""
         size = len(self.dataset)
         order = np.random.default_rng([self.seed, epoch]).permutation(size) if self.shuffle else np.arange(size)
@@ -130,7 +130,7 @@ class IndexedRows:
             lengths = pool.map(self._length, indices)
             for done, (index, length) in enumerate(zip(indices, lengths, strict=True), start=first + 1):
                 read, place = self._reader(index)
-                yield Row(place, length, read, Cursor(done))
+                yield Row(place, length, read, RowCursor(done))
 
     def _stated(self, index: int) -> float | None:
         return None if self._durations is None else self._durations[index][DURATION_COLUMN]
@@ -175,7 +175,7 @@ class StreamedRows:
         self.num_processes = num_processes
         self._lengths = _Lengths(audio_column)
 
-    def rows(self, epoch: int, start: Cursor, pool: Executor) -> Iterator[Row]:
+    def rows(self, epoch: int, start: RowCursor, pool: Executor) -> Iterator[Row]:
         """The rows of an epoch after `start`."""
         stream = split_dataset_by_node(self.dataset, self.process_index, self.num_processes)
         # datasets shuffles the shards by the epoch's number alone, from 1 on: the seed enters through that number.
@@ -184,9 +184,9 @@ class StreamedRows:
         if start.stream is not None:
             stream.load_state_dict(start.stream)
 
-        def read() -> Iterator[tuple[str, dict[str, Any], Cursor]]:
+        def read() -> Iterator[tuple[str, dict[str, Any], RowCursor]]:
             for done, columns in enumerate(stream, start=start.rows + 1):
-                yield f"example {done} of epoch {epoch}", columns, Cursor(done, stream.state_dict())
+                yield f"example {done} of epoch {epoch}", columns, RowCursor(done, stream.state_dict())
 
         source = read()
         while block := list(islice(source, _READ_AHEAD)):
@@ -196,7 +196,7 @@ class StreamedRows:
             for (place, _, after), (columns, length) in zip(block, pool.map(self._measure, block), strict=True):
                 yield Row(place, length, partial(dict, columns), after)
 
-    def _measure(self, item: tuple[str, dict[str, Any], Cursor]) -> tuple[dict[str, Any], float | AudioError]:
+    def _measure(self, item: tuple[str, dict[str, Any], RowCursor]) -> tuple[dict[str, Any], float | AudioError]:
         place, columns, _ = item
         audio, stated = columns[self.audio_column], columns.get(DURATION_COLUMN)
         if stated is None and isinstance(audio, dict) and audio.get("bytes") is None and is_remote(audio.get("path")):

@@ -25,7 +25,7 @@ from accelerate.logging import get_logger
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from hf_speech_ssl.data.batch import Position
+from hf_speech_ssl.data.batch import DataPosition
 
 STATE_FILE = "training_state.json"
 OPTIMIZER_FILE = "optimizer.pt"
@@ -66,7 +66,7 @@ def save_checkpoint(
     model: PreTrainedModel,
     companions: Sequence[Saveable],
     optimizer: torch.optim.Optimizer,
-    position: Position | None,
+    position: DataPosition | None,
 ) -> Path:
     """Write checkpoint-N, N being `state.step`; every process calls this and writes its own share."""
     folder = output_dir / f"checkpoint-{state.step}"
@@ -93,7 +93,7 @@ def save_checkpoint(
 
 def load_checkpoint(
     folder: Path, accelerator: Accelerator, model: PreTrainedModel, optimizer: torch.optim.Optimizer
-) -> tuple[TrainingState, Position | None]:
+) -> tuple[TrainingState, DataPosition | None]:
     """Put weights, optimizer and random states back; returns the state and this process's position in the data.
 
     With another number of processes than the checkpoint's, the run begins the epoch anew and with fresh random states:
@@ -105,25 +105,25 @@ def load_checkpoint(
     optimizer.load_state_dict(tensors["optimizer"])
     if accelerator.scaler is not None and tensors["scaler"]:
         accelerator.scaler.load_state_dict(tensors["scaler"])
-    place = restore_process(folder, accelerator, state)
+    position = restore_process(folder, accelerator, state)
     state.num_processes = accelerator.num_processes
-    return state, place
+    return state, position
 
 
-def restore_process(folder: Path, accelerator: Accelerator, state: TrainingState) -> Position | None:
+def restore_process(folder: Path, accelerator: Accelerator, state: TrainingState) -> DataPosition | None:
     """This process's random states, put back, and its position in the data."""
     same = state.num_processes == accelerator.num_processes
     index = accelerator.process_index if same else 0
     process = torch.load(folder / f"process-{index:05d}.pt", map_location="cpu", weights_only=True)
-    place = Position(**process["position"]) if process["position"] else None
+    position = DataPosition(**process["position"]) if process["position"] else None
     if same:
         set_random_states(process)
-        return place
+        return position
     logger.warning(
         f"{folder.name} was written by {state.num_processes} processes and goes on with {accelerator.num_processes}: "
         f"the epoch begins anew, and random numbers differ from an uninterrupted run."
     )
-    return Position(place.epoch) if place else None
+    return DataPosition(position.epoch) if position else None
 
 
 def load_weights(folder: Path, model: PreTrainedModel) -> None:

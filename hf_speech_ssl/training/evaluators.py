@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from hf_speech_ssl.data.batch import Batch, Position
+from hf_speech_ssl.data.batch import Batch, DataPosition
 
 from .diagnostics import Sums, add, means, reduce, weighted_scalars
 from .interruption import Interruption
@@ -19,7 +19,7 @@ from .objectives import Objective
 class EvaluationBatches(Protocol):
     """One pass over a split, as many batches on every process; see `hf_speech_ssl.data`."""
 
-    def epoch(self, epoch: int, start: Position | None = None) -> Iterable[Batch]: ...
+    def epoch(self, epoch: int, start: DataPosition | None = None) -> Iterable[Batch]: ...
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from hf_speech_ssl.data.batch import Batch, Position
+from hf_speech_ssl.data.batch import Batch, DataPosition
 
 from .checkpoints import (
     Saveable,
@@ -41,7 +41,7 @@ class Batches(Protocol):
     @property
     def skipped(self) -> Sized: ...
 
-    def forever(self, start: Position | None = None) -> Iterable[Batch]: ...
+    def infinite_batches(self, start: DataPosition | None = None) -> Iterable[Batch]: ...
 
 
 class Evaluator(Protocol):
@@ -127,7 +127,7 @@ class TrainingLoop:
     def restore(self) -> None:
         """Go on from the checkpoint that the settings name, if any."""
         self.state = TrainingState(num_processes=self.accelerator.num_processes)
-        self.position: Position | None = None  # of the last consumed batch
+        self.position: DataPosition | None = None  # of the last consumed batch
         folder = checkpoint_to_resume(self.output_dir, self.settings.resume_from_checkpoint)
         if folder:
             self.state, self.position = load_checkpoint(
@@ -139,7 +139,7 @@ class TrainingLoop:
 
     def train(self) -> None:
         """Updates, and between them whatever is due."""
-        stream = iter(self.batches.forever(start=self.position))
+        stream = iter(self.batches.infinite_batches(start=self.position))
         window, pending = Window(), None
         skipped_in_a_row = torch.zeros((), device=self.accelerator.device)
         self.learner.model.train()

@@ -50,8 +50,8 @@ def whole_run(tmp_path_factory):
 
 def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(whole_run, tmp_path):
     class Stops(ToyBatches):
-        def forever(self, start=None):
-            yield from (batch for batch, _ in zip(super().forever(start), range(4), strict=False))
+        def infinite_batches(self, start=None):
+            yield from (batch for batch, _ in zip(super().infinite_batches(start), range(4), strict=False))
 
     with pytest.raises(StopIteration):  # dies in update 5, after checkpoint-3
         make_loop(tmp_path, Stops(), eval_steps=2).run()
@@ -164,7 +164,7 @@ def test_a_run_without_finite_gradients_ends_with_a_reason(tmp_path):
 
 def test_a_run_with_nothing_to_learn_from_ends_with_a_reason(tmp_path):
     class Empty(ToyBatches):
-        def forever(self, start=None):
+        def infinite_batches(self, start=None):
             while True:
                 yield noise()
 

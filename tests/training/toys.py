@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from hf_speech_ssl.data.batch import Batch, Position, collate
+from hf_speech_ssl.data.batch import Batch, DataPosition, collate
 from hf_speech_ssl.modeling.configuration_birq import BiRQConfig
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 from hf_speech_ssl.modeling.modeling_birq import BiRQForPreTraining
@@ -32,7 +32,7 @@ def noise(*lengths: int, seed: int = 0, position: int = 0) -> Batch:
     """Utterances of noise, padded together; of no utterance, the placeholder of a batch of bad files."""
     generator = torch.Generator().manual_seed(seed)
     waveforms = [0.1 * torch.randn(length, generator=generator).numpy() for length in lengths]
-    return collate(waveforms, None, [""] * len(lengths), Position(epoch=position))
+    return collate(waveforms, None, [""] * len(lengths), DataPosition(epoch=position))
 
 
 class ToyBatches:
@@ -40,7 +40,7 @@ class ToyBatches:
 
     skipped = ()
 
-    def forever(self, start=None):
+    def infinite_batches(self, start=None):
         index = start.epoch if start else 0
         while True:
             yield noise(4000, 3000 + 160 * (index % 7), seed=index, position=index + 1)
