@@ -15,7 +15,7 @@ from datasets import Dataset
 from hf_speech_ssl.data.audio import SAMPLING_RATE, AudioError
 from hf_speech_ssl.data.batching import DataPosition, SpeechBatches
 from hf_speech_ssl.data.planning import padding_share, plan_steps
-from hf_speech_ssl.data.rows import RowCursor, IndexedRows, StreamedRows
+from hf_speech_ssl.data.rows import IndexedRows, RowCursor, StreamedRows
 
 NUM_UTTERANCES = 61
 

@@ -15,7 +15,8 @@ class DataPosition:
     """The place right after a batch; `DataPosition(epoch)` is the beginning of an epoch.
 
     It goes into a checkpoint as `dataclasses.asdict(position)`, which JSON can hold, and comes back as
-    `DataPosition(**saved)`. On a map-style data set it is the same on every process; on a stream each process has its own.
+    `DataPosition(**saved)`. On a map-style data set it is the same on every process; on a stream each process has its
+    own.
 
     Attributes:
         epoch: counted from 0.

@@ -18,7 +18,7 @@ from .audio import MIN_SAMPLES, SAMPLING_RATE, AudioError, SkippedAudio, audio_n
 from .batch import Batch, DataPosition, collate
 from .corpora import SpeechDataset, check_columns, keep_encoded
 from .planning import plan_steps
-from .rows import DURATION_COLUMN, RowCursor, IndexedRows, Row, RowSource, StreamedRows
+from .rows import DURATION_COLUMN, IndexedRows, Row, RowCursor, RowSource, StreamedRows
 
 # A generator, so that closing it ends its threads.
 BatchIterator: TypeAlias = Generator[Batch, None, None]
@@ -38,9 +38,9 @@ class SpeechBatches:
     epoch, and let training start before the lengths of the whole corpus are known.
 
     Map-style data sets are shuffled whole, and every process gets as many batches as the others. Of a stream the order
-    of the shards and each window are shuffled; epochs may differ in length between processes, so train with `infinite_batches`.
-    A window of a stream is held in memory as encoded audio. Do not `shuffle` a stream beforehand: the state of such a
-    buffer is not saved.
+    of the shards and each window are shuffled; epochs may differ in length between processes, so train with
+    `infinite_batches`. A window of a stream is held in memory as encoded audio. Do not `shuffle` a stream beforehand:
+    the state of such a buffer is not saved.
 
     Args:
         dataset: a `datasets.Dataset` or `IterableDataset`; see `load_corpus`.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .audio import MIN_SAMPLES, SAMPLING_RATE, AudioError, SkippedAudio, audio_name, load_audio
 from .corpora import check_columns, load_corpus
 from .planning import plan_steps
-from .rows import DURATION_COLUMN, RowCursor, IndexedRows, Row
+from .rows import DURATION_COLUMN, IndexedRows, Row, RowCursor
 
 _WINDOW_BATCHES = 16  # sorted by length together
 _DECODERS = 2  # threads
