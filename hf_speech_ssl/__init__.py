@@ -1,29 +1,38 @@
 """BiRQ and Chunk SSL: self-supervised speech pretraining for Hugging Face Transformers.
 
 Importing the package registers its families with the Auto classes, so that `AutoModelForCTC.from_pretrained(...)`,
-`pipeline(...)` and the like know them.
+`pipeline(...)` and the like know them. The public names are imported when they are first used.
 """
 
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForCTC,
-    AutoModelForPreTraining,
-    AutoProcessor,
-    Wav2Vec2Processor,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from .modeling.configuration_birq import BiRQConfig
-from .modeling.configuration_chunkssl import ChunkSSLConfig
-from .modeling.configuration_fsq import FSQConfig
-from .modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
-from .modeling.modeling_birq import BiRQForCTC, BiRQForPreTraining, BiRQModel
-from .modeling.modeling_chunkssl import ChunkSSLForCTC, ChunkSSLForPreTraining, ChunkSSLModel
-from .modeling.modeling_fsq import FSQModel
+from .registration import register_when_needed
+
+if TYPE_CHECKING:
+    from .modeling.configuration_birq import BiRQConfig
+    from .modeling.configuration_chunkssl import ChunkSSLConfig
+    from .modeling.configuration_fsq import FSQConfig
+    from .modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
+    from .modeling.modeling_birq import BiRQForCTC, BiRQForPreTraining, BiRQModel
+    from .modeling.modeling_chunkssl import ChunkSSLForCTC, ChunkSSLForPreTraining, ChunkSSLModel
+    from .modeling.modeling_fsq import FSQModel
 
 __version__ = "0.1.0"
 
+_MODULES = {
+    "BiRQConfig": "configuration_birq",
+    "BiRQForCTC": "modeling_birq",
+    "BiRQForPreTraining": "modeling_birq",
+    "BiRQModel": "modeling_birq",
+    "ChunkSSLConfig": "configuration_chunkssl",
+    "ChunkSSLForCTC": "modeling_chunkssl",
+    "ChunkSSLForPreTraining": "modeling_chunkssl",
+    "ChunkSSLModel": "modeling_chunkssl",
+    "FSQConfig": "configuration_fsq",
+    "FSQModel": "modeling_fsq",
+    "SpeechSSLFeatureExtractor": "feature_extraction_speech_ssl",
+}
 __all__ = [
     "BiRQConfig",
     "BiRQForCTC",
@@ -38,18 +47,15 @@ __all__ = [
     "SpeechSSLFeatureExtractor",
 ]
 
-for _config, _base, _pretraining, _ctc in (
-    (BiRQConfig, BiRQModel, BiRQForPreTraining, BiRQForCTC),
-    (ChunkSSLConfig, ChunkSSLModel, ChunkSSLForPreTraining, ChunkSSLForCTC),
-):
-    AutoConfig.register(_config.model_type, _config)
-    AutoModel.register(_config, _base)
-    AutoModelForPreTraining.register(_config, _pretraining)
-    AutoModelForCTC.register(_config, _ctc)
-    AutoFeatureExtractor.register(_config, SpeechSSLFeatureExtractor)
-    AutoProcessor.register(_config, Wav2Vec2Processor)
+if not TYPE_CHECKING:  # type checkers know the names from the imports above, and no others
 
-# The tokenizer has one class for all: it is trained, and then read, by the same model.
-AutoConfig.register("speech_fsq", FSQConfig)
-AutoModel.register(FSQConfig, FSQModel)
-AutoFeatureExtractor.register(FSQConfig, SpeechSSLFeatureExtractor)
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f".modeling.{_MODULES[name]}", __name__), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+register_when_needed()
