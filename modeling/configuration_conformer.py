@@ -1,21 +1,24 @@
 """SpeechSSLConfig: what every configuration has; ConformerConfig: the sizes of the encoder that all families share."""
 
+import dataclasses
 import difflib
 from typing import Any, ClassVar, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 SAMPLING_RATE = 16_000  # Hz
 HOP_LENGTH = 160  # samples between two feature frames: 10 ms
 
-# Keys that transformers itself writes into a config.json or passes on construction, beside the declared fields.
-_LIBRARY_KEYS = frozenset(
+# Keywords that the constructor of transformers' configurations takes beside their declared fields.
+_CONSTRUCTOR_KEYWORDS = frozenset(
     """
-    attn_implementation auto_map base_model_name_or_path custom_pipelines experts_implementation model_type
-    name_or_path num_labels output_attentions per_layer_config quantization_config tokenizer_class torch_dtype
-    use_cache
+    attn_implementation auto_map experts_implementation model_type name_or_path num_labels output_attentions
+    per_layer_config quantization_config torch_dtype
     """.split()
 )
 _Config = TypeVar("_Config", bound="SpeechSSLConfig")
@@ -28,10 +31,11 @@ _SIZES = """
 @strict
 class SpeechSSLConfig(PreTrainedConfig):
     r"""
-    What every configuration of the package has: the frames that go in, presets, and the class table for remote code.
+    Base of all configurations of the package: the frames that go in, presets, and the class table for remote code.
 
-    Fields that are neither declared here, nor in a subclass, nor by transformers are refused by name: a misspelt field
-    would otherwise build a model of the default size without a word.
+    A keyword that is no field is refused by name, because a misspelt field would otherwise build a model of the
+    default size without a word. A saved configuration may hold keys of other tools and of other versions: they are
+    kept as attributes and saved again, and one warning names them.
 
     Args:
         num_mel_bins (`int`, defaults to 80): Features per 10 ms frame.
@@ -49,15 +53,67 @@ class SpeechSSLConfig(PreTrainedConfig):
     _presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def __post_init__(self, **kwargs: Any) -> None:
-        refuse_unknown_fields(self, kwargs)
+        # Every saved configuration names its `model_type`, which nobody types: so does `config.to_dict()`, and so does
+        # a configuration inside another one's file.
+        saved = kwargs.pop("_saved", False) or "model_type" in kwargs
+        unknown = [key for key in kwargs if not key.startswith("_") and key not in _CONSTRUCTOR_KEYWORDS]
+        if saved:
+            # transformers drops these, which have a file of their own.
+            generation = GenerationConfig._get_default_generation_params()
+            unknown = [key for key in unknown if key not in generation]
+            # A property or a method must not be replaced by what a file says.
+            taken = [key for key in unknown if hasattr(type(self), key)]
+            kwargs = {key: value for key, value in kwargs.items() if key not in taken}
+            self._warn_of_unknown_keys([key for key in unknown if key not in taken], taken)
+        elif unknown:
+            fields = ", ".join(self._field_names())
+            raise ValueError(
+                f"{type(self).__name__} has no field {self._with_near_misses(unknown)}. Correct the name or remove "
+                f"it; the fields are: {fields}."
+            )
         kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)
         if self._remote_classes:
             self.auto_map = dict(self._remote_classes)
 
     @classmethod
+    def from_dict(cls: type[_Config], config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """The configuration that was saved as `config_dict`; see `PreTrainedConfig.from_dict`.
+
+        Keys that are no field are kept as attributes, and one warning names them.
+        """
+        return super().from_dict({**config_dict, "_saved": True}, **kwargs)
+
+    def _warn_of_unknown_keys(self, kept: list[str], taken: list[str]) -> None:
+        """Warn once about keys of a saved configuration that are no fields."""
+        name = type(self).__name__
+        if kept:
+            logger.warning_once(
+                f"The saved {name} holds keys that are no fields of it: {self._with_near_misses(kept)}. They are kept "
+                f"as attributes and change nothing in the model."
+            )
+        if taken:
+            logger.warning_once(
+                f"The saved {name} holds {', '.join(map(repr, taken))}, which {name} works out by itself. The saved "
+                f"values are ignored."
+            )
+
+    @classmethod
+    def _field_names(cls) -> list[str]:
+        return sorted(field.name for field in dataclasses.fields(cls))
+
+    @classmethod
+    def _with_near_misses(cls, keys: list[str]) -> str:
+        """The keys in quotes, each with the field whose name is nearest, if one is near."""
+        hints = []
+        for key in keys:
+            near = difflib.get_close_matches(key, cls._field_names(), n=1)
+            hints.append(f"'{key}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
+        return ", ".join(hints)
+
+    @classmethod
     def from_preset(cls: type[_Config], name: str, **overrides: Any) -> _Config:
-        """The published configuration `name`, with `overrides` applied.
+        """Build the published configuration `name`, with `overrides` applied.
 
         Raises:
             ValueError: no such preset, or an override that is no field.
@@ -169,7 +225,8 @@ class ConformerConfig(SpeechSSLConfig):
 
     def validate_probabilities(self) -> None:
         """Refuse probabilities outside [0, 1)."""
-        for name, value in vars(self).items():
+        for name in self._field_names():
+            value = getattr(self, name)
             if name.endswith(("dropout", "_prob", "layerdrop")) and not 0 <= value < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {value}.")
 
@@ -182,22 +239,3 @@ class ConformerConfig(SpeechSSLConfig):
                 f"pad_token_id is the CTC blank and must lie in [0, vocab_size), got {self.pad_token_id} of "
                 f"{self.vocab_size}."
             )
-
-
-def refuse_unknown_fields(config: PreTrainedConfig, kwargs: dict[str, Any]) -> None:
-    """Raise `ValueError` naming every keyword that is no field of `config`, and the nearest field where one is."""
-    known = _LIBRARY_KEYS | GenerationConfig._get_default_generation_params().keys()
-    unknown = [
-        key for key in kwargs if key not in known and not key.startswith("_") and not hasattr(type(config), key)
-    ]
-    if not unknown:
-        return
-    fields = sorted(name for name in type(config).__dataclass_fields__ if not name.startswith("_"))
-    hints = []
-    for key in unknown:
-        near = difflib.get_close_matches(key, fields, n=1)
-        hints.append(f"'{key}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
-    raise ValueError(
-        f"{type(config).__name__} has no field {', '.join(hints)}. Correct the name or remove it; "
-        f"the fields are: {', '.join(fields)}."
-    )

@@ -262,6 +262,14 @@ class ConformerPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
 
+    def freeze_feature_encoder(self) -> None:
+        """Exclude the first projection, all that comes before the blocks, from training."""
+        self.base_model.feature_projection.requires_grad_(False)
+
+    def freeze_base_model(self, frozen: bool = True) -> None:
+        """Exclude the whole encoder from training, so that the head learns alone; `frozen=False` undoes it."""
+        self.base_model.requires_grad_(not frozen)
+
     def _get_feat_extract_output_lengths(self, input_lengths: torch.Tensor | int) -> torch.Tensor | int:
         """Encoder frames of `input_lengths` feature frames: an incomplete stack at the end is dropped."""
         return input_lengths // self.config.frame_stacking

@@ -39,14 +39,6 @@ class ConformerForCTC(ConformerPreTrainedModel):
         self.ctc_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
-    def freeze_feature_projection(self) -> None:
-        """Keep the first projection as it is in training."""
-        self.encoder.feature_projection.requires_grad_(False)
-
-    def freeze_encoder(self, frozen: bool = True) -> None:
-        """Keep the whole encoder as it is in training, or let it learn again with `frozen=False`."""
-        self.encoder.requires_grad_(not frozen)
-
     @can_return_tuple
     def forward(
         self,

@@ -113,7 +113,7 @@ def test_every_parameter_receives_a_gradient(batch, setting: str):
 
 @pytest.mark.parametrize(
     ("freeze", "frozen"),
-    [("freeze_feature_projection", "encoder.feature_projection."), ("freeze_encoder", "encoder.")],
+    [("freeze_feature_encoder", "encoder.feature_projection."), ("freeze_base_model", "encoder.")],
 )
 def test_frozen_parts_do_not_learn(batch, freeze: str, frozen: str):
     model = build().train()
@@ -125,8 +125,8 @@ def test_frozen_parts_do_not_learn(batch, freeze: str, frozen: str):
 
 def test_encoder_can_be_thawed(batch):
     model = build().train()
-    model.freeze_encoder()
-    model.freeze_encoder(frozen=False)
+    model.freeze_base_model()
+    model.freeze_base_model(frozen=False)
     model(**batch, labels=LABELS).loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 

@@ -1,7 +1,6 @@
 """One battery over all families: what every model of transformers is expected to do."""
 
 import copy
-import json
 
 import pytest
 import torch
@@ -110,14 +109,16 @@ def test_config_round_trip(family: Family, tmp_path):
 
 
 @every_family
-def test_unknown_fields_are_refused_by_name(family: Family, tmp_path):
-    family.config.save_pretrained(tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "hiddn_size": 48}))
-    with pytest.raises(ValueError, match="no field 'hiddn_size'.*did you mean 'hidden_size'"):
-        AutoConfig.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="no field 'color'"):
-        type(family.config)(color="red")
+def test_the_heads_freeze_as_in_transformers(family: Family):
+    """The official CTC recipe calls `freeze_feature_encoder` by default."""
+    for head in HEADS:
+        model = family.build(head)
+        everything = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        model.freeze_feature_encoder()
+        projection = list(model.base_model.feature_projection.parameters())
+        assert sum(parameter.requires_grad for parameter in model.parameters()) == len(everything) - len(projection)
+        model.freeze_base_model()
+        assert not any(parameter.requires_grad for parameter in model.base_model.parameters())
 
 
 def train_one_step(model, examples: list[dict], batch_size: int, folder) -> tuple[float, dict[str, torch.Tensor]]:
