@@ -3,8 +3,9 @@
 1. modeling/ imports the standard library, numpy, torch, transformers and what transformers itself is built on, and its
    own files as `from .x import y` at the top of the file, which is the form that saving remote code can follow; of
    the two families neither reaches the other.
-2. Arrows run one way: modeling <- data, evaluation, decoding <- training, recognition, hub <- probing <- commands,
-   cli and scripts. A room imports itself and lower layers. Nothing imports a script, nor a top-level `modeling`.
+2. Arrows run one way: modeling <- loading <- data, evaluation, decoding <- training, recognition, probing, hub <- demo
+   <- commands, cli and scripts. A room imports itself and lower layers. Nothing imports a script, nor a top-level
+   `modeling`.
 """
 
 import ast
@@ -20,9 +21,9 @@ MODELING_MAY_IMPORT = {"huggingface_hub", "numpy", "torch", "transformers"} | sy
 FAMILIES = ("_birq", "_chunkssl")
 SCRIPT_FOLDERS = ("pretraining_scripts", "finetuning_scripts")
 CHECKED_FOLDERS = ("modeling", "hf_speech_ssl", *SCRIPT_FOLDERS, "benchmarks", "tests")
-LAYERS = {"modeling": 0, "registration": 1, "data": 1, "evaluation": 1, "decoding": 1}
-LAYERS |= {"training": 2, "recognition": 2, "probing": 3, "hub": 2}
-TOP_LAYER = 4  # cli, commands and every other file of the package that is not named above
+LAYERS = {"modeling": 0, "registration": 1, "loading": 1, "data": 2, "evaluation": 2, "decoding": 2}
+LAYERS |= {"training": 3, "recognition": 3, "probing": 3, "hub": 3, "demo": 4}
+TOP_LAYER = 5  # cli, commands and every other file of the package that is not named above
 
 
 def python_files(root: Path, folder: str) -> list[Path]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ..probing.encoders import SpeechEncoder, load_encoder
-from ..recognition.recognizer import Recognizer, load_config
-from .masked_prediction import FAMILIES, PretrainingTask, pretraining_task_of
+from ..loading import CheckpointKind, find_checkpoint
+from ..probing.encoders import SpeechEncoder, encoder_of, load_encoder
+from ..recognition.recognizer import Recognizer
+from .masked_prediction import PretrainingTask, pretraining_task_of
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,18 @@ def load_demo_model(
     Raises:
         ValueError: also where that makes no labels, or not for the frames of this model.
     """
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     is_folder = Path(model_name_or_path).is_dir()
     name = Path(model_name_or_path).resolve().name if is_folder else model_name_or_path
-    config = load_config(model_name_or_path, **options)
-    has_head = any(one.endswith("ForCTC") for one in config.architectures or [])
+    checkpoint = find_checkpoint(model_name_or_path, revision, trust_remote_code)
     recognizer: Recognizer | None = None
     task: PretrainingTask | None
-    if config.model_type in FAMILIES and not has_head:
-        encoder = load_encoder(model_name_or_path, device=device, **options)
+    if checkpoint.is_ours and checkpoint.kind is not CheckpointKind.CTC:
+        encoder = encoder_of(checkpoint, device)
         model = encoder.labeler if encoder.labeler is not None else encoder.model
         assert model is not None  # one of the two is there
         task = PretrainingTask(model.config, encoder.extractor, encoder)
     else:
-        recognizer = Recognizer.from_pretrained(model_name_or_path, device=device, **options)
+        recognizer = Recognizer.from_checkpoint(checkpoint, device)
         task = pretraining_task_of(recognizer.model, recognizer.processor.feature_extractor)
     if labels_from is not None:
         task = _with_labels(name, task, load_encoder(labels_from, device=device), labels_from)

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining, PreTrainedModel
-from transformers.utils import logging
+from transformers import AutoModel, AutoModelForPreTraining, PreTrainedModel
 
 from ..data.audio import SAMPLING_RATE
+from ..loading import Checkpoint, CheckpointKind, find_checkpoint, pick_device
 from ..modeling.configuration_conformer import HOP_LENGTH
 from ..modeling.feature_extraction_speech_ssl import FRAME_LENGTH
 from ..modeling.modeling_birq import BiRQForPreTraining
@@ -26,11 +25,9 @@ from ..modeling.modeling_chunkssl import ChunkSSLForPreTraining
 from ..modeling.modeling_conformer import ConformerModel, normalize_over_frames
 from ..modeling.modeling_fsq import FSQModel
 from ..modeling.quantization import RandomProjectionQuantizer
-from ..recognition.recognizer import load_config, pick_device
 
 _ROWS_PER_BLOCK = 512  # of scores against a whole codebook, held at once
-
-_TRAINING_ONLY = "masked_spec_embed"  # hides frames in training; many checkpoints of wav2vec 2.0 lack it
+_RANDOM_WEIGHTS = "A probe would measure random numbers in their place: name a checkpoint of this very model."
 
 
 @dataclass(frozen=True)
@@ -256,47 +253,26 @@ def load_encoder(
         OSError: there is no such model, or it has no feature extractor.
         ValueError: it is no speech encoder for 16 kHz audio, or its weights are not all there; no such device.
     """
-    device = pick_device(device)
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    config = load_config(name_or_path, **options)
-    if config.is_encoder_decoder:
-        raise ValueError(f"{name_or_path} ({config.model_type}) is an encoder with a decoder; an encoder is needed.")
-    extractor = AutoFeatureExtractor.from_pretrained(name_or_path, **options)
-    rate = getattr(extractor, "sampling_rate", None)
-    if rate != SAMPLING_RATE:
-        raise ValueError(f"{name_or_path} listens at {rate} Hz; a speech encoder for {SAMPLING_RATE} Hz is needed.")
-    with_labels = config.model_type in ("birq", "chunkssl") and _is_for_pretraining(config)
-    auto: Any = AutoModelForPreTraining if with_labels else AutoModel
-    model = _load_weights(auto, name_or_path, config=config, **options).to(device).eval()
+    return encoder_of(find_checkpoint(name_or_path, revision, trust_remote_code), device)
+
+
+def encoder_of(checkpoint: Checkpoint, device: str | torch.device | None = None) -> SpeechEncoder:
+    """Load the encoder of a checkpoint that has been looked up. Errors as in `load_encoder`."""
+    place = pick_device(device)
+    if checkpoint.kind is CheckpointKind.ENCODER_DECODER:
+        raise ValueError(
+            f"{checkpoint.name_or_path} ({checkpoint.config.model_type}) is an encoder with a decoder; an encoder is "
+            "needed."
+        )
+    extractor = checkpoint.load_feature_extractor()
+    with_labels = checkpoint.is_ours and checkpoint.kind is CheckpointKind.PRETRAINING
+    auto_class: Any = AutoModelForPreTraining if with_labels else AutoModel
+    model: Any = checkpoint.load_model(auto_class, place, if_missing=_RANDOM_WEIGHTS)
     if isinstance(model, FSQModel):
         return Tokenizer(None, extractor, model)
     if with_labels:
         return ConformerEncoder(model.encoder, extractor, model)
     return (ConformerEncoder if isinstance(model, ConformerModel) else OtherEncoder)(model, extractor)
-
-
-def _load_weights(auto: Any, name_or_path: str, **options: Any) -> Any:
-    """A model whose weights were all in the checkpoint; transformers would draw the others at random."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the weights of a head that is not asked for are no news
-    try:
-        model, info = auto.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True, **options)
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"The weights of {name_or_path} cannot be loaded; save or download it anew: {error}"
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-    if missing := sorted(key for key in info["missing_keys"] if not key.endswith(_TRAINING_ONLY)):
-        raise ValueError(
-            f"{name_or_path} lacks {len(missing)} of the weights of {type(model).__name__}, such as {missing[0]}: a "
-            "probe would measure random numbers in their place. Name a checkpoint of this very model."
-        )
-    return model
-
-
-def _is_for_pretraining(config: Any) -> bool:
-    return any(name.endswith("ForPreTraining") for name in config.architectures or [])
 
 
 def _extract(

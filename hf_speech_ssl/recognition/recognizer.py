@@ -8,31 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCTC,
-    AutoProcessor,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-)
-from transformers.utils import logging
+from transformers import AutoModelForCTC, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from ..data.audio import SAMPLING_RATE
 from ..decoding import Decoder, GreedyDecoder, Hypothesis
+from ..loading import Checkpoint, find_checkpoint, pick_device
 
 _TRIAL_SECONDS = (4.0, 2.53)  # of noise, to learn how a model treats padding and how often it speaks
 _SHORTEST_SECONDS = 0.2  # less is lengthened by silence: convolutions of some models have no output for it
 _RATIO_TOLERANCE = 0.05  # by which 4 s can miss the samples a frame: the first and last windows are cut
 _FEATURE_HOP = 80  # samples: features come every so many, or every second time (5 or 10 ms)
-_TRAINING_ONLY = "masked_spec_embed"  # hides frames in training; many checkpoints of wav2vec 2.0 lack it
+_WITHOUT_HEAD = (
+    "An encoder without a CTC head writes no text: fine-tune it first (finetuning_scripts/run_ctc.py), or name a "
+    "model that was."
+)
 
 
 @dataclass(frozen=True)
@@ -83,17 +77,18 @@ class Recognizer:
             OSError: there is no such model. ValueError: it has no CTC head, or no processor for 16 kHz audio; its
                 weights cannot be read; there is no such device.
         """
-        device = pick_device(device)
-        options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        model = _load_model(name_or_path, **options)
-        try:
-            processor = AutoProcessor.from_pretrained(name_or_path, **options)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{name_or_path} has no processor that can be loaded: save the feature extractor and the tokenizer "
-                f"that it was fine-tuned with beside it. ({error})"
-            ) from error
-        return cls(model.to(device), processor)  # type: ignore[arg-type]  # torch's `to` is decorated
+        return cls.from_checkpoint(find_checkpoint(name_or_path, revision, trust_remote_code), device)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, device: str | torch.device | None = None) -> Recognizer:
+        """Load a checkpoint that has been looked up. Errors as in `from_pretrained`."""
+        place = pick_device(device)
+        name, config = checkpoint.name_or_path, checkpoint.config
+        remote = getattr(config, "auto_map", None) or {}
+        if type(config) not in AutoModelForCTC._model_mapping and "AutoModelForCTC" not in remote:
+            raise ValueError(f"{name} ({config.model_type}) is no CTC model; Transformers has no CTC head for it.")
+        model = checkpoint.load_model(AutoModelForCTC, place, if_missing=_WITHOUT_HEAD)
+        return cls(model, checkpoint.load_processor())
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -225,83 +220,6 @@ class Recognizer:
             kind = type(self.model).__name__
             raise ValueError(f"{kind} hears whole utterances, not chunks of {chunk_duration_ms} ms; Chunk SSL does.")
         return {}
-
-
-def _check_folder(name_or_path: str) -> None:
-    """Raise FileNotFoundError for what can only be a folder and is none; the Hub would be asked for it otherwise."""
-    is_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
-    if is_path and not Path(name_or_path).is_dir():
-        raise FileNotFoundError(f"There is no model folder {name_or_path!r} (looked from {Path.cwd()}).")
-
-
-def load_config(name_or_path: str, **options: Any) -> Any:
-    """The configuration of a model, from a folder or the Hub.
-
-    Raises:
-        FileNotFoundError: there is no such folder. OSError: it has no configuration, or the Hub has no such model or
-            cannot be asked. ValueError: its kind is not known.
-    """
-    _check_folder(name_or_path)
-    folder = Path(name_or_path)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"The folder {name_or_path!r} holds no model: it has no config.json. Name the folder that a model was "
-            "saved to."
-        )
-    try:
-        return AutoConfig.from_pretrained(name_or_path, **options)
-    except OSError as error:
-        if folder.is_dir():
-            raise
-        reason = " ".join(str(error).split())
-        raise OSError(
-            f"There is no folder {name_or_path!r} here (looked from {Path.cwd()}), and the Hub does not give such a "
-            f"model: {reason}"
-        ) from error
-
-
-def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device that was asked for; a GPU if there is one, by default.
-
-    Raises:
-        ValueError: there is no such device.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"There is no device {str(device)!r} here; use cpu, cuda or cuda:1. ({reason})") from error
-
-
-def _load_model(name_or_path: str, **options: Any) -> PreTrainedModel:
-    """The model with a head that was trained; transformers would draw one at random where there is none."""
-    config = load_config(name_or_path, **options)
-    remote = getattr(config, "auto_map", None) or {}
-    if type(config) not in AutoModelForCTC._model_mapping and "AutoModelForCTC" not in remote:
-        raise ValueError(f"{name_or_path} ({config.model_type}) is no CTC model; Transformers has no CTC head for it.")
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # its table of weights would stand above the one line that says what to do
-    try:
-        model, info = AutoModelForCTC.from_pretrained(
-            name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **options
-        )
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"The weights of {name_or_path} cannot be loaded; save or download it anew: {error}"
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-    missing = sorted(key for key in info["missing_keys"] if not key.endswith(_TRAINING_ONLY))
-    if missing:
-        raise ValueError(
-            f"{name_or_path} lacks weights of {type(model).__name__}: {', '.join(missing[:4])}"
-            f"{', ...' if len(missing) > 4 else ''}. An encoder without a CTC head writes no text: fine-tune it first "
-            "(finetuning_scripts/run_ctc.py), or name a model that was."
-        )
-    found: PreTrainedModel = model
-    return found
 
 
 def _at_least(seconds: float, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
