@@ -22,6 +22,7 @@ from transformers import AutoModelForCTC, PreTrainedConfig, PreTrainedModel, Wav
 from hf_speech_ssl.decoding import build_ctc_processor
 from hf_speech_ssl.evaluation import normalize_text
 from hf_speech_ssl.hub import check_push, publish
+from hf_speech_ssl.run_folder import OFFLINE, mode_name
 from hf_speech_ssl.training.building import is_ctc_model, load_feature_extractor, load_model, make_config
 from hf_speech_ssl.training.checkpoints import checkpoint_to_resume
 from hf_speech_ssl.training.corpus import Corpus, DataSettings
@@ -88,8 +89,8 @@ def evaluation_modes(config: PreTrainedConfig, durations_ms: list[int] | None) -
             f"--eval_chunk_durations_ms needs a model that works in chunks (Chunk SSL), this is {config.model_type}."
         )
     offline = {"chunk_size": 0} if hasattr(config, "chunk_frames") else {}
-    chunked = {f"{duration}ms_": {"chunk_size": config.chunk_frames(duration)} for duration in durations_ms or []}
-    return {"": offline, **chunked}
+    chunked = {mode_name(duration): {"chunk_size": config.chunk_frames(duration)} for duration in durations_ms or []}
+    return {OFFLINE: offline, **chunked}
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

@@ -7,6 +7,7 @@ Importing the package registers its families with the Auto classes, so that `Aut
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .families import class_modules
 from .registration import register_when_needed
 
 if TYPE_CHECKING:
@@ -20,19 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = {
-    "BiRQConfig": "configuration_birq",
-    "BiRQForCTC": "modeling_birq",
-    "BiRQForPreTraining": "modeling_birq",
-    "BiRQModel": "modeling_birq",
-    "ChunkSSLConfig": "configuration_chunkssl",
-    "ChunkSSLForCTC": "modeling_chunkssl",
-    "ChunkSSLForPreTraining": "modeling_chunkssl",
-    "ChunkSSLModel": "modeling_chunkssl",
-    "FSQConfig": "configuration_fsq",
-    "FSQModel": "modeling_fsq",
-    "SpeechSSLFeatureExtractor": "feature_extraction_speech_ssl",
-}
+_MODULES = {**class_modules(), "SpeechSSLFeatureExtractor": "feature_extraction_speech_ssl"}
 __all__ = [
     "BiRQConfig",
     "BiRQForCTC",

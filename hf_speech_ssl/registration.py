@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
+from .families import FAMILIES
+
 _AUTO_CLASSES = "transformers.models.auto.configuration_auto"  # every module of an Auto class imports this one
 _WATCHED = ("transformers", "hf_speech_ssl")
 
@@ -26,29 +28,18 @@ def register_with_auto_classes() -> None:
         Wav2Vec2Processor,
     )
 
-    from .modeling.configuration_birq import BiRQConfig
-    from .modeling.configuration_chunkssl import ChunkSSLConfig
-    from .modeling.configuration_fsq import FSQConfig
     from .modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
-    from .modeling.modeling_birq import BiRQForCTC, BiRQForPreTraining, BiRQModel
-    from .modeling.modeling_chunkssl import ChunkSSLForCTC, ChunkSSLForPreTraining, ChunkSSLModel
-    from .modeling.modeling_fsq import FSQModel
 
-    for config, base, pretraining, ctc in (
-        (BiRQConfig, BiRQModel, BiRQForPreTraining, BiRQForCTC),
-        (ChunkSSLConfig, ChunkSSLModel, ChunkSSLForPreTraining, ChunkSSLForCTC),
-    ):
-        AutoConfig.register(config.model_type, config)
-        AutoModel.register(config, base)
-        AutoModelForPreTraining.register(config, pretraining)
-        AutoModelForCTC.register(config, ctc)
+    for family in FAMILIES:
+        config = family.config_class
+        AutoConfig.register(family.model_type, config)
         AutoFeatureExtractor.register(config, SpeechSSLFeatureExtractor)
-        AutoProcessor.register(config, Wav2Vec2Processor)
-
-    # The tokenizer has one class for all: it is trained, and then used, by the same model.
-    AutoConfig.register(FSQConfig.model_type, FSQConfig)
-    AutoModel.register(FSQConfig, FSQModel)
-    AutoFeatureExtractor.register(FSQConfig, SpeechSSLFeatureExtractor)
+        AutoModel.register(config, family.model_class("base"))
+        if not family.is_tokenizer:
+            AutoModelForPreTraining.register(config, family.model_class("pretraining"))
+        if "ctc" in family.models:
+            AutoModelForCTC.register(config, family.model_class("ctc"))
+            AutoProcessor.register(config, Wav2Vec2Processor)
 
 
 def register_when_needed() -> None:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from ..hub.contents import short_card
+from ..json_files import write_text
+from ..run_folder import CARD_FILE
 from ..training.averaging import average_checkpoints
 
 
@@ -14,7 +16,7 @@ def average(run_dir: str, output_dir: str, num_checkpoints: int = 3, by: str = "
     text = f"The mean of the weights of {len(done.checkpoints)} checkpoints of one run, {why}: {names}. It has not "
     text += "been evaluated: the figures of the run's other models do not apply to it."
     card = short_card(Path(output_dir), f"Mean of {len(done.checkpoints)} checkpoints", text)
-    (Path(output_dir) / "README.md").write_text(card)
+    write_text(Path(output_dir) / CARD_FILE, card)
     values = [f"  {done.metric} {value:.4g}" for value in done.values or []] or [""] * len(done.checkpoints)
     for name, value in zip(done.checkpoints, values, strict=True):
         print(name + value)

@@ -14,9 +14,9 @@ from ..evaluation.bootstrap import CONFIDENCE
 from ..evaluation.report import as_text
 from ..evaluation.scores import MIN_SPEAKERS, Scores, Transcript
 from ..recognition.recognizer import Recognizer
+from ..run_folder import GREEDY, OFFLINE, mode_name
 from .outputs import check_output_file, write_report
 
-OFFLINE = "offline"
 _SEED = 0  # of the bootstrap
 _FEW_RESAMPLES = 100  # with fewer, 2.5 % of them is a matter of two or three
 
@@ -66,7 +66,7 @@ def evaluate(
     """
     _check(num_worst, num_resamples, output_file)
     recognizer = Recognizer.from_pretrained(model_name_or_path, revision, trust_remote_code, device)
-    latencies = {f"{duration} ms": recognizer.latency_ms(duration) for duration in chunk_durations_ms}
+    latencies = {mode_name(duration): recognizer.latency_ms(duration) for duration in chunk_durations_ms}
     search = {
         "lm_path": lm_path,
         "lexicon_path": lexicon_path,
@@ -115,7 +115,7 @@ class _Listener:
         normalize: bool,
     ) -> None:
         self.recognizer, self.decoder = recognizer, decoder
-        self.modes = {OFFLINE: 0} | {f"{duration} ms": duration for duration in chunk_durations_ms}
+        self.modes = {OFFLINE: 0} | {mode_name(duration): duration for duration in chunk_durations_ms}
         self.speaker_column, self.normalize = speaker_column, normalize
         self.audio_seconds = 0.0
         self.busy = dict.fromkeys(self.modes, 0.0)
@@ -168,7 +168,7 @@ def _settings(listener: _Listener, scores: Scores, reader: UtteranceReader) -> d
     device = listener.recognizer.model.device
     threads = torch.get_num_threads()
     return {
-        "decoder": "greedy decoding" if isinstance(listener.decoder, GreedyDecoder) else "beam search",
+        "decoder": GREEDY if isinstance(listener.decoder, GreedyDecoder) else "beam search",
         "normalize_text": listener.normalize,
         "num_resamples": scores.num_resamples,
         "resampled": scores.resampled,

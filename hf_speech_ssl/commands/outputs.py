@@ -1,8 +1,9 @@
 """The files that commands write their reports to."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from ..json_files import write_json
 
 
 def check_output_file(path: str | None) -> None:
@@ -21,4 +22,4 @@ def check_output_file(path: str | None) -> None:
 def write_report(report: dict[str, Any], path: str | None) -> None:
     """Write a report as JSON, if it goes anywhere."""
     if path is not None:
-        Path(path).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, report)

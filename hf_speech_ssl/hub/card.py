@@ -2,18 +2,19 @@
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
 from yaml import YAMLError
 
-from .architecture import FAMILY_NAMES, architecture, codebook_entries, count_in_words, frame_ms, in_words
-from .citations import OTHER, OWN
-from .curves import CURVES_FILE, LOG_FILE, read_curves
+from ..families import FAMILIES, Family
+from ..json_files import is_hub_id, write_text
+from ..run_folder import CARD_FILE, CURVES_FILE, ERROR_RATES, SYNTHETIC, Evaluation, MetricName, RunArguments, read_log
+from .architecture import architecture, codebook_entries, count_in_words, frame_ms, in_words
 from .metadata import OUR_TAG, metadata
-from .privacy import is_hub_id
-from .run_files import RATES, SYNTHETIC, Evaluation, Run
+from .run_files import Run
 
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
 # The flags that say how a run was made; paths and bookkeeping are left out of the card.
@@ -44,7 +45,7 @@ def write_model_card(
     card = ModelCard.from_template(
         metadata(run, license, language), template_path=str(TEMPLATE), **words_of(run), license=license
     )
-    card.save(run.folder / "README.md")
+    write_text(run.folder / CARD_FILE, str(card))
     return card
 
 
@@ -77,30 +78,29 @@ def words_of(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "kind": run.kind,
-        "family": FAMILY_NAMES[run.config.model_type],
+        "family": run.family.name,
         "config": run.config,
-        "arguments": run.arguments,
+        "arguments": run.arguments.values,
         "results": run.results,
-        "streams": run.config.model_type == "chunkssl",
-        "dataset": dataset_in_words(run.dataset),
-        "synthetic": run.dataset == SYNTHETIC,
-        "from_scratch": run.pretrained is None,
-        "pretrained": run.pretrained,
-        "parameters": count_in_words(run.results["num_parameters"]),
+        "streams": run.family.streams,
+        "dataset": dataset_in_words(run.arguments.dataset),
+        "synthetic": run.arguments.dataset == SYNTHETIC,
+        "from_scratch": run.arguments.pretrained is None,
+        "pretrained": run.arguments.pretrained,
+        "parameters": count_in_words(run.results.num_parameters),
         "frame_ms": frame_ms(run.config),
         "codebook_entries": f"{codebook_entries(run.config):,}",
-        "audio": duration_in_words(run.results["audio_hours"]),
-        "architecture": architecture(run.config, run.kind),
+        "audio": duration_in_words(run.results.audio_hours),
+        "architecture": architecture(run.family, run.config, run.kind),
         "settings": {
             name: in_words(value) for name, value in settings.items() if value is not False and value not in (None, "")
         },
         "curves": CURVES_FILE if (run.folder / CURVES_FILE).is_file() else None,
         "evaluations": [evaluation_in_words(evaluation) for evaluation in run.evaluations],
-        "metrics": metric_rows(run.results),
-        "training_splits": training_splits_in_words(run),
+        "metrics": metric_rows(run.results.metrics),
+        "training_splits": training_splits_in_words(run.arguments),
         **compute_in_words(run),
-        "citation": "\n".join(OWN[run.config.model_type]),
-        "other_citation": OTHER[run.config.model_type],
+        **citations(run.family),
     }
 
 
@@ -109,7 +109,7 @@ def evaluation_in_words(evaluation: Evaluation) -> dict[str, Any]:
     rows = []
     for mode, scores in evaluation.modes.items():
         latency = scores.get("latency_ms")
-        rates = {name: rate_in_words(scores[name]) for name in RATES}
+        rates = {name: rate_in_words(scores[name]) for name in Evaluation.rates}
         rows.append({"mode": mode, **rates, "latency": "" if latency is None else f"{latency:,.0f} ms"})
     return {
         "data": evaluated_data_in_words(evaluation),
@@ -160,33 +160,40 @@ def rate_in_words(rate: dict[str, float | None]) -> str:
     return f"{100 * value:.2f} %" + ("" if low is None or high is None else f" [{100 * low:.2f}, {100 * high:.2f}]")
 
 
-def training_splits_in_words(run: Run) -> str:
+def training_splits_in_words(arguments: RunArguments) -> str:
     """What was listened to in the evaluations of training."""
-    names, limit = [f"`{name}`" for name in run.eval_splits], run.arguments.get("max_eval_samples")
+    names, limit = [f"`{name}`" for name in arguments.eval_splits], arguments.get("max_eval_samples")
     many = len(names) > 1
     words = f"the split{'s' * many} {' and '.join(names)}" if names else "a split that was not recorded"
     return words + (f", the first {limit:,} utterances{' of each' * many} only" if limit else "")
 
 
-def metric_rows(results: dict[str, Any]) -> dict[str, str]:
+def metric_rows(metrics: Mapping[str, float]) -> dict[str, str]:
     """The results of training's last evaluation: error rates in percent, everything else as it is."""
     rows = {}
-    for name, value in results.items():
-        if name.startswith("eval_"):
-            is_rate = name.endswith(("_wer", "_cer"))
-            rows[name.removeprefix("eval_")] = f"{100 * value:.2f} %" if is_rate else f"{value:.4g}"
+    for name, value in metrics.items():
+        parsed = MetricName.parse(name)
+        is_rate = parsed is not None and parsed.metric in ERROR_RATES
+        rows[name.removeprefix("eval_")] = f"{100 * value:.2f} %" if is_rate else f"{value:.4g}"
     return rows
+
+
+def citations(family: Family) -> dict[str, str]:
+    """BibTeX of the family's papers, and of the other methods' own."""
+    others = {other.papers[0].bibtex for other in FAMILIES} - {paper.bibtex for paper in family.papers}
+    own = "\n".join(paper.bibtex for paper in family.papers)
+    return {"citation": own, "other_citation": "\n".join(sorted(others))}
 
 
 def compute_in_words(run: Run) -> dict[str, str | None]:
     """Time, rate, precision and memory, as far as the run's files have them."""
-    hours, precision = run.results["training_hours"], run.arguments.get("mixed_precision")
-    memory = read_curves(run.folder / LOG_FILE).get("peak_memory_gib", {})
+    hours, precision = run.results.training_hours, run.arguments.get("mixed_precision")
+    memory = [values["peak_memory_gib"] for _, values in read_log(run.folder) if "peak_memory_gib" in values]
     return {
         "duration": duration_in_words(hours),
-        "rate": f"{run.results['audio_hours'] / hours:,.1f}" if hours > 0 else None,
+        "rate": f"{run.results.audio_hours / hours:,.1f}" if hours > 0 else None,
         "precision": "float32" if precision == "no" else precision,
-        "memory": f"{max(memory.values()):.1f}" if memory and math.isfinite(max(memory.values())) else None,
+        "memory": f"{max(memory):.1f}" if memory and math.isfinite(max(memory)) else None,
     }
 
 

@@ -12,34 +12,48 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from transformers.dynamic_module_utils import get_relative_imports
 
-from .architecture import TAGS
+from ..families import family_of
+from ..json_files import json_text, without_folders
+from ..run_folder import (
+    ARGUMENTS_FILE,
+    AVERAGING_FILE,
+    CARD_FILE,
+    CHECKPOINT_FOLDERS,
+    CONFIG_FILE,
+    EVALUATION_FILES,
+    LOG_FILE,
+    OPTIMIZER_FILE,
+    PARTIAL_SUFFIX,
+    RESULTS_FILE,
+    STATE_FILE,
+    TRACKER_FOLDER,
+    TrainingState,
+)
 from .card import addressed, duration_in_words
 from .metadata import COMMON_TAGS, LIBRARY, pipeline_tag
-from .privacy import PrivacyCheck, without_paths
-from .run_files import EVALUATIONS
+from .privacy import PrivacyCheck
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 VOCABULARIES = ("vocab.*", "merges.txt", "tokenizer.json", "tokenizer.model", "spiece.model", "added_tokens.json")
 # JSON in which a string that looks like a path is one.
 SETTINGS = (
-    *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
-    *("tokenizer_config.json", "special_tokens_map.json", "results.json", "run_arguments.json", "train_log.jsonl"),
-    *(EVALUATIONS, "averaging.json"),
+    *(CONFIG_FILE, "generation_config.json", "preprocessor_config.json", "processor_config.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", RESULTS_FILE, ARGUMENTS_FILE, LOG_FILE),
+    *(EVALUATION_FILES, AVERAGING_FILE),
 )
 # Entries of an evaluation: the names of those who spoke, and sentences as they were said.
 OF_PEOPLE = ("speakers", "worst")
-GOES_UP = (*WEIGHTS, *VOCABULARIES, *SETTINGS, "*.py", "README.md", "LICENSE*", "*.png")
+GOES_UP = (*WEIGHTS, *VOCABULARIES, *SETTINGS, "*.py", CARD_FILE, "LICENSE*", "*.png")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
-STATE_FILE = "training_state.json"  # of a checkpoint
 STAYS_BACK = {
     ".*": "hidden",
     "__pycache__": "compiled code",
-    "*.partial": "unfinished",
-    "checkpoint-*": "a checkpoint of the run; push it by itself, with --revision",
+    f"*{PARTIAL_SUFFIX}": "unfinished",
+    CHECKPOINT_FOLDERS: "a checkpoint of the run; push it by itself, with --revision",
     STATE_FILE: "state of the run, not of the model",
-    "optimizer.pt": "state of the run, not of the model",
+    OPTIMIZER_FILE: "state of the run, not of the model",
     "process-*.pt": "state of the run, not of the model",
-    "hparams.yml": "repeats run_arguments.json",
+    "hparams.yml": f"repeats {ARGUMENTS_FILE}",
     **dict.fromkeys(PICKLES, "pickle, which can run code when it is opened"),
 }
 TENSORBOARD = re.compile(r"events\.out\.tfevents\.(\d+)\..+")  # time, host, process, number
@@ -100,10 +114,10 @@ def contents(folder: str | Path, repo_id: str | None = None, revision: str | Non
     withheld: dict[str, str] = {}
     uploads = [*_files(folder, withheld), *_event_files(folder, withheld)]
     _check_is_model(folder, {upload.path for upload in uploads}, withheld)
-    if (folder / STATE_FILE).is_file() and not (folder / "README.md").exists():
-        uploads.append(Upload("README.md", checkpoint_card(folder).encode()))
+    if (folder / STATE_FILE).is_file() and not (folder / CARD_FILE).exists():
+        uploads.append(Upload(CARD_FILE, checkpoint_card(folder).encode()))
     if repo_id is not None:
-        uploads = [_addressed(one, repo_id, revision) if one.path == "README.md" else one for one in uploads]
+        uploads = [_addressed(one, repo_id, revision) if one.path == CARD_FILE else one for one in uploads]
     check = PrivacyCheck(folder)
     for upload in list(uploads):
         for line, what, text in check(upload.text()):
@@ -119,14 +133,14 @@ def _files(folder: Path, withheld: dict[str, str]) -> Iterator[Upload]:
     """The files of the model itself, which lie flat in its folder."""
     for path in sorted(folder.iterdir()):
         reason = next((why for pattern, why in STAYS_BACK.items() if fnmatchcase(path.name, pattern)), None)
-        if path.name == "runs" and path.is_dir():
+        if path.name == TRACKER_FOLDER and path.is_dir():
             continue
         if reason is None and (path.is_dir() or not any(fnmatchcase(path.name, pattern) for pattern in GOES_UP)):
             reason = "no part of a model"
         if reason is not None:
             withheld[path.name + "/" * path.is_dir()] = reason
         else:
-            if fnmatchcase(path.name, EVALUATIONS):
+            if fnmatchcase(path.name, EVALUATION_FILES):
                 withheld[f"{path.name}, {' and '.join(OF_PEOPLE)}"] = "names of people and what they said"
             yield Upload(path.name, _scrubbed(path))
 
@@ -138,13 +152,21 @@ def _scrubbed(path: Path) -> Path | bytes:
     text = path.read_text(encoding="utf-8")
     try:
         if path.suffix == ".jsonl":
-            lines = text.splitlines(keepends=True)
-            cleaned = "".join(without_paths(line) if line.strip() else line for line in lines)
+            cleaned = "".join(_scrubbed_json(line) for line in text.splitlines(keepends=True) if line.strip())
         else:
-            cleaned = without_paths(text, OF_PEOPLE if fnmatchcase(path.name, EVALUATIONS) else ())
+            cleaned = _scrubbed_json(text, OF_PEOPLE if fnmatchcase(path.name, EVALUATION_FILES) else ())
     except ValueError as error:
         raise ValueError(f"{path} is no JSON ({error}); mend or remove it, then push.") from error
     return path if cleaned == text else cleaned.encode()
+
+
+def _scrubbed_json(text: str, left_out: tuple[str, ...] = ()) -> str:
+    """A JSON document as other libraries and older versions wrote it, without folders and the entries left out."""
+    values = json.loads(text)
+    kept = {name: value for name, value in values.items() if name not in left_out} if left_out else values
+    if without_folders(kept) == values:
+        return text
+    return json_text(kept, indent=2 if "\n" in text.strip() else None)
 
 
 def _addressed(card: Upload, repo_id: str, revision: str | None) -> Upload:
@@ -156,7 +178,7 @@ def _addressed(card: Upload, repo_id: str, revision: str | None) -> Upload:
 def _event_files(folder: Path, withheld: dict[str, str]) -> Iterator[Upload]:
     """TensorBoard's files, in their order, under names without host and process."""
     numbers: Counter[str] = Counter()
-    for path in sorted((folder / "runs").rglob("*")):
+    for path in sorted((folder / TRACKER_FOLDER).rglob("*")):
         place, event = path.relative_to(folder), TENSORBOARD.fullmatch(path.name)
         if event and path.is_file():
             name = f"{place.parent.as_posix()}/events.out.tfevents.{event[1]}"
@@ -167,13 +189,13 @@ def _event_files(folder: Path, withheld: dict[str, str]) -> Iterator[Upload]:
 
 
 def _check_is_model(folder: Path, names: set[str], withheld: dict[str, str]) -> None:
-    if "config.json" not in names or not any(fnmatchcase(name, WEIGHTS[0]) for name in names):
+    if CONFIG_FILE not in names or not any(fnmatchcase(name, WEIGHTS[0]) for name in names):
         pickled = [name for name, reason in withheld.items() if reason.startswith("pickle")]
         hint = f" {', '.join(pickled)} would be pickle: load the model and save it again." if pickled else ""
-        checkpoints = sorted(name for name in withheld if fnmatchcase(name, "checkpoint-*/"))
+        checkpoints = sorted(name for name in withheld if fnmatchcase(name, f"{CHECKPOINT_FOLDERS}/"))
         hint += f" Its checkpoints are models: {', '.join(checkpoints)}." if checkpoints else ""
         raise ValueError(f"{folder} holds no model: config.json and weights in *.safetensors are needed.{hint}")
-    code = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map", {}).values()
+    code = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("auto_map", {}).values()
     modules = {name.split(".")[0] for name in code if isinstance(name, str) and "--" not in name}
     for path in folder.glob("*.py"):
         modules.update(get_relative_imports(path))
@@ -186,24 +208,22 @@ def _check_is_model(folder: Path, names: set[str], withheld: dict[str, str]) -> 
 
 def checkpoint_card(folder: Path) -> str:
     """A short card that says what a checkpoint is, and is not."""
-    state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-    after = f"after {state['step']:,} update{'s' * (state['step'] != 1)}"
-    text = (
-        f"Weights as they were {after} ({duration_in_words(state['audio_seconds'] / 3600)} of audio), in the middle "
-    )
+    state = TrainingState.read(folder)
+    after = f"after {state.step:,} update{'s' * (state.step != 1)}"
+    text = f"Weights as they were {after} ({duration_in_words(state.audio_seconds / 3600)} of audio), in the middle "
     text += "of a training run. The figures of the run's final model do not apply to them."
     return short_card(folder, f"Checkpoint {after}", text)
 
 
 def short_card(folder: Path, title: str, text: str) -> str:
     """A card without figures, for weights that have none."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     is_ctc = any(name.endswith("ForCTC") for name in config.get("architectures") or [])
     auto, name = "AutoModelForCTC" if is_ctc else "AutoModel", folder.resolve().name
     metadata = ModelCardData(
         library_name=LIBRARY,
         pipeline_tag=pipeline_tag("ctc" if is_ctc else "encoder"),
-        tags=[*COMMON_TAGS, *TAGS.get(config["model_type"], [])],
+        tags=[*COMMON_TAGS, *(family.tags if (family := family_of(config.get("model_type"))) else [])],
         model_name=name,
     )
     use = f"from transformers import {auto}\n\n"

@@ -1,8 +1,6 @@
 """training_curves.png: what a run's log says, as small pictures side by side."""
 
-import json
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-LOG_FILE = "train_log.jsonl"
-CURVES_FILE = "training_curves.png"
+from ..run_folder import CURVES_FILE, OFFLINE, MetricName, read_log
+
 COLUMNS = 2
 PANEL_INCHES = (4.8, 2.7)
 DOTS_PER_INCH = 160  # about twice the width of a card, for sharp screens
@@ -84,7 +82,7 @@ def draw_training_curves(folder: str | Path) -> Path | None:
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}; training curves are drawn from a run's output folder.")
     file = folder / CURVES_FILE
-    curves = read_curves(folder / LOG_FILE)
+    curves = read_curves(folder)
     loss = SQUARED_ERROR if "explained_variance" in curves else LOSS
     drawn = [(panel, lines) for panel in (loss, *PANELS) if (lines := lines_of(panel, curves))]
     if not drawn:
@@ -95,26 +93,20 @@ def draw_training_curves(folder: str | Path) -> Path | None:
     return file
 
 
-def read_curves(log: Path) -> Curves:
+def read_curves(folder: str | Path) -> Curves:
     """Every number of a run's log by name.
 
     Where a run went back and made updates again, the first try's updates from there on are dropped. Of two values for
-    one update the first counts: the second is that of the best checkpoint, evaluated once more at the end. A line that
-    is cut off, as a killed run leaves it, is passed over.
+    one update the first counts: the second is that of the best checkpoint, evaluated once more at the end.
     """
     curves: Curves = {}
     last = -1
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []:
-        entry = _parsed(line)
-        if entry is None:
-            continue
-        step = int(entry.pop("step"))
+    for step, values in read_log(folder):
         if step < last:
             curves = {name: {at: v for at, v in series.items() if at < step} for name, series in curves.items()}
         last = step
-        for name, value in entry.items():
-            if isinstance(value, int | float):
-                curves.setdefault(name, {}).setdefault(step, float(value))
+        for name, value in values.items():
+            curves.setdefault(name, {}).setdefault(step, value)
     return curves
 
 
@@ -128,9 +120,7 @@ def lines_of(panel: Panel, curves: Curves) -> list[Line]:
     first = len(trained)
     for index, name in enumerate(evaluated):
         color = COLORS[(first + index) % len(COLORS)]
-        lines.append(
-            Line(_evaluation_label(name, panel.evaluated or ""), _scaled(curves[name], panel.scale), color, True)
-        )
+        lines.append(Line(_evaluation_label(name), _scaled(curves[name], panel.scale), color, True))
     return lines
 
 
@@ -184,14 +174,6 @@ def draw_panel(axes: Axes, panel: Panel, lines: list[Line]) -> None:
         axes.legend(fontsize=8, frameon=False)
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
-
-
 def _has_values(series: Series) -> bool:
     return any(map(math.isfinite, series.values()))
 
@@ -212,15 +194,15 @@ def _marked(values: list[float], of_evaluations: bool) -> list[int]:
     return [i for i in range(len(values)) if not math.isfinite(padded[i]) and not math.isfinite(padded[i + 2])]
 
 
-def _evaluates(name: str, own: str | None) -> bool:
-    """Whether the log's `name` is the evaluation of `own`, of whatever split and mode."""
-    if own is None or not name.startswith("eval_") or not name.endswith(f"_{own}"):
-        return False
-    # `anchor_loss` ends like `loss`, and is another quantity.
-    return not any(name.endswith(f"_{other}") for other in ("anchor_loss", "enhanced_loss", "frame_accuracy"))
+def _evaluates(name: str, metric: str | None) -> bool:
+    """Whether the log's `name` is an evaluation of `metric`, on whatever split and in whatever mode."""
+    parsed = MetricName.parse(name)
+    return parsed is not None and parsed.metric == metric
 
 
-def _evaluation_label(name: str, own: str) -> str:
-    """`eval_test_320ms_wer` of `wer` -> "test 320 ms"; `eval_wer` -> "evaluation"."""
-    where = name.removeprefix("eval_").removesuffix(own).strip("_").replace("_", " ")
-    return re.sub(r"\b(\d+)ms\b", r"\1 ms", where) or "evaluation"
+def _evaluation_label(name: str) -> str:
+    """`eval_test_320ms_wer` -> "test 320 ms"; `eval_wer` -> "evaluation"."""
+    parsed = MetricName.parse(name)
+    assert parsed is not None
+    mode = "" if parsed.mode == OFFLINE else parsed.mode
+    return f"{parsed.split.replace('_', ' ')} {mode}".strip() or "evaluation"

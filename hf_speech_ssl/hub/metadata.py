@@ -5,15 +5,14 @@ from dataclasses import dataclass
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from .architecture import TAGS
-from .privacy import is_hub_id
-from .run_files import GREEDY, SYNTHETIC, Run
+from ..json_files import is_hub_id
+from ..run_folder import ERROR_RATES, GREEDY, OFFLINE, SYNTHETIC, MetricName, mode_name
+from .run_files import Run
 
 LIBRARY = "transformers"
 TASKS = {"ctc": "automatic-speech-recognition"}
 OUR_TAG = "hf-speech-ssl"
 COMMON_TAGS = ["speech", "self-supervised-learning", OUR_TAG]
-MEASURED = ("wer", "cer")
 
 
 def metadata(run: Run, license: str, language: str | list[str] | None) -> ModelCardData:
@@ -23,16 +22,16 @@ def metadata(run: Run, license: str, language: str | list[str] | None) -> ModelC
         ValueError: huggingface_hub finds something that the Hub would not take.
     """
     found = eval_results(run)
-    base_model = run.pretrained
+    base_model = run.arguments.pretrained
     return ModelCardData(
         license=license,
-        language=language or run.arguments.get("language") or ("en" if run.dataset == SYNTHETIC else None),
+        language=language or run.arguments.get("language") or ("en" if run.arguments.dataset == SYNTHETIC else None),
         library_name=LIBRARY,
         pipeline_tag=pipeline_tag(run.kind),
-        tags=[*COMMON_TAGS, *TAGS[run.config.model_type]],
-        datasets=[run.dataset] if is_hub_id(run.dataset) else None,
+        tags=[*COMMON_TAGS, *run.family.tags],
+        datasets=[run.arguments.dataset] if is_hub_id(run.arguments.dataset) else None,
         base_model=base_model if is_hub_id(base_model) else None,
-        metrics=[name for name in MEASURED if any(one.metric_type == name for one in found)] or None,
+        metrics=[name for name in ERROR_RATES if any(one.metric_type == name for one in found)] or None,
         model_name=run.name,
         eval_results=found or None,
     )
@@ -56,11 +55,11 @@ def eval_results(run: Run) -> list[EvalResult]:
         config = evaluation.settings.get("dataset_config_name")
         for mode, scores in evaluation.modes.items():
             heard = _Heard(evaluation.dataset, config, evaluation.split, mode, evaluation.decoder)
-            found.setdefault(heard, _numbers({name: scores[name]["value"] for name in MEASURED}))
-    for split in run.eval_splits if not run.arguments.get("max_eval_samples") else []:
-        for mode, prefix in _modes(run, split).items():
-            heard = _Heard(run.dataset, run.arguments.get("dataset_config_name"), split, mode, GREEDY)
-            found.setdefault(heard, _numbers({name: run.results.get(f"{prefix}{name}") for name in MEASURED}))
+            found.setdefault(heard, _numbers({name: scores[name]["value"] for name in ERROR_RATES}))
+    for split in run.arguments.eval_splits if not run.arguments.get("max_eval_samples") else []:
+        for mode in map(mode_name, (0, *(run.arguments.get("eval_chunk_durations_ms") or []))):
+            heard = _Heard(run.arguments.dataset, run.arguments.get("dataset_config_name"), split, mode, GREEDY)
+            found.setdefault(heard, _numbers({name: _of_training(run, split, name, mode) for name in ERROR_RATES}))
     return [_eval_result(heard, name, value) for heard, rates in found.items() for name, value in rates.items()]
 
 
@@ -79,16 +78,13 @@ def _numbers(rates: dict[str, float | None]) -> dict[str, float]:
     return {name: value for name, value in rates.items() if value is not None and math.isfinite(value)}
 
 
-def _modes(run: Run, split: str) -> dict[str, str]:
-    """What the names in results.json begin with, for each mode that a split was evaluated in."""
-    prefix = "eval_" if len(run.eval_splits) == 1 else f"eval_{split}_"
-    durations = run.arguments.get("eval_chunk_durations_ms") or []
-    return {"offline": prefix, **{f"{duration} ms": f"{prefix}{duration}ms_" for duration in durations}}
+def _of_training(run: Run, split: str, metric: str, mode: str) -> float | None:
+    return run.results.metrics.get(str(MetricName.among(run.arguments.eval_splits, split, metric, mode)))
 
 
 def _eval_result(heard: _Heard, metric: str, value: float) -> EvalResult:
     name = metric.upper()
-    name += "" if heard.mode == "offline" else f", chunks of {heard.mode}"
+    name += "" if heard.mode == OFFLINE else f", chunks of {heard.mode}"
     name += "" if heard.decoder == GREEDY else f", {heard.decoder}"
     return EvalResult(
         task_type=TASKS["ctc"],

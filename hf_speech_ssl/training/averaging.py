@@ -1,12 +1,10 @@
 """The mean of several checkpoints of one run: often better than the best of them, and always as cheap to use."""
 
-import json
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -19,14 +17,20 @@ from transformers import (
     Wav2Vec2Processor,
 )
 
+from hf_speech_ssl.json_files import write_json
+from hf_speech_ssl.run_folder import (
+    AVERAGING_FILE,
+    CONFIG_FILE,
+    LOG_FILE,
+    WEIGHTS_FILE,
+    MetricName,
+    RunArguments,
+    checkpoint_step,
+    read_log,
+)
+
 from .building import is_ctc_model, load_feature_extractor
 from .checkpoints import Saveable, list_checkpoints, save_model
-from .evaluators import metric_name
-from .reporting import LOG_FILE
-from .setup import ARGUMENTS_FILE
-
-WEIGHTS_FILE = "model.safetensors"
-AVERAGING_FILE = "averaging.json"
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def average_checkpoints(
     run_dir, output_dir = Path(run_dir), Path(output_dir)
     if not run_dir.is_dir():
         raise FileNotFoundError(f"There is no folder {run_dir}: give the output folder of a run.")
-    if (output_dir / "config.json").exists():
+    if (output_dir / CONFIG_FILE).exists():
         raise ValueError(f"{output_dir} already holds a model; choose another --output_dir.")
     if num_checkpoints < 1:
         raise ValueError(f"--num_checkpoints must be at least 1, got {num_checkpoints}.")
@@ -75,7 +79,7 @@ def average_checkpoints(
     buffers = {name for name, _ in model.named_buffers()}
     model.load_state_dict(mean_of_weights(folders, buffers))
     save_model(output_dir, model, [load_companion(newest)])
-    (output_dir / AVERAGING_FILE).write_text(json.dumps(asdict(average), indent=2) + "\n")
+    write_json(output_dir / AVERAGING_FILE, asdict(average))
     return average
 
 
@@ -111,18 +115,15 @@ def choose_checkpoints(run_dir: Path, num_checkpoints: int, by: str) -> Average:
 
 def metric_of_run(run_dir: Path, checkpoint: Path) -> str:
     """Name of the metric that marked the best checkpoint of the run while it went on."""
-    arguments = json.loads((run_dir / ARGUMENTS_FILE).read_text())
-    names = [name.strip() for name in (arguments.get("eval_split_name") or "").split(",") if name.strip()]
-    if not names:
+    splits = RunArguments.read(run_dir).eval_splits
+    if not splits:
         raise ValueError(f"{run_dir} was never evaluated (no --eval_split_name): take the newest with --by last.")
-    splits: dict[str, Any] = dict.fromkeys(names)
-    return metric_name(splits, names[0], "wer" if is_ctc_model(checkpoint) else "loss")
+    return str(MetricName.among(splits, splits[0], "wer" if is_ctc_model(checkpoint) else "loss"))
 
 
 def logged_values(run_dir: Path, metric: str) -> dict[int, float]:
     """The finite values of a metric in a run's log, by update."""
-    lines = map(json.loads, (run_dir / LOG_FILE).read_text().splitlines())
-    return {line["step"]: line[metric] for line in lines if math.isfinite(line.get(metric, math.nan))}
+    return {step: values[metric] for step, values in read_log(run_dir) if math.isfinite(values.get(metric, math.nan))}
 
 
 def mean_of_weights(folders: Sequence[Path], buffers: set[str]) -> dict[str, torch.Tensor]:
@@ -183,4 +184,6 @@ def _open_weights(folder: Path) -> "safe_open":
 
 
 def _step(folder: Path) -> int:
-    return int(folder.name.rpartition("-")[2])
+    step = checkpoint_step(folder)
+    assert step is not None  # list_checkpoints finds no others
+    return step

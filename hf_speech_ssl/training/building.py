@@ -6,16 +6,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from hf_speech_ssl.modeling.configuration_birq import BiRQConfig
-from hf_speech_ssl.modeling.configuration_chunkssl import ChunkSSLConfig
-from hf_speech_ssl.modeling.configuration_conformer import SpeechSSLConfig
-from hf_speech_ssl.modeling.configuration_fsq import FSQConfig
+from hf_speech_ssl.families import family_of_preset
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 
 from .settings import parse_config_overrides
-
-# What the names of a family's presets begin with.
-FAMILIES: dict[str, type[SpeechSSLConfig]] = {"birq": BiRQConfig, "chunkssl": ChunkSSLConfig, "fsq": FSQConfig}
 
 
 def make_config(
@@ -33,20 +27,12 @@ def make_config(
         )
     if model_name_or_path is None:
         assert config_name is not None
-        config_class = config_class_of_preset(config_name)
+        config_class = family_of_preset(config_name).config_class
         overrides = parse_config_overrides(config_overrides, config_class)
         return config_class.from_preset(config_name, **{**overrides, **fields})
     config_class = type(AutoConfig.from_pretrained(model_name_or_path))
     overrides = parse_config_overrides(config_overrides, config_class)
     return config_class.from_pretrained(model_name_or_path, **{**overrides, **fields})
-
-
-def config_class_of_preset(name: str) -> type[SpeechSSLConfig]:
-    """The family that the preset's name begins with: `birq-tiny` is one of BiRQ's."""
-    family = name.split("-")[0]
-    if family not in FAMILIES:
-        raise ValueError(f"There is no preset '{name}': the names begin with {', '.join(FAMILIES)}, as in birq-base.")
-    return FAMILIES[family]
 
 
 def load_feature_extractor(source: str | Path | None) -> SpeechSSLFeatureExtractor:

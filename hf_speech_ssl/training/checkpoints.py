@@ -9,12 +9,10 @@
 A checkpoint is written under another name and renamed when complete, so whatever is called checkpoint-N is whole.
 """
 
-import json
 import random
-import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,9 +24,17 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from hf_speech_ssl.data.batch import DataPosition
+from hf_speech_ssl.run_folder import (
+    CHECKPOINT_FOLDERS,
+    OPTIMIZER_FILE,
+    PARTIAL_SUFFIX,
+    STATE_FILE,
+    TrainingState,
+    checkpoint_name,
+    checkpoint_step,
+    process_file,
+)
 
-STATE_FILE = "training_state.json"
-OPTIMIZER_FILE = "optimizer.pt"
 logger = get_logger(__name__)
 
 
@@ -36,20 +42,6 @@ class Saveable(Protocol):
     """A feature extractor or processor: whatever belongs into the folder of a model."""
 
     def save_pretrained(self, save_directory: str | Path) -> Any: ...
-
-
-@dataclass
-class TrainingState:
-    """What a run knows about itself between two updates."""
-
-    step: int = 0  # updates made
-    audio_seconds: float = 0.0  # consumed by all processes
-    training_seconds: float = 0.0  # wall clock, without evaluations and checkpoints
-    skipped_updates: int = 0  # of `step`, those that learned nothing
-    evaluated_step: int = 0
-    best_metric: float | None = None
-    best_step: int = 0
-    num_processes: int = 1
 
 
 def save_model(folder: Path, model: PreTrainedModel, companions: Sequence[Saveable]) -> None:
@@ -69,20 +61,20 @@ def save_checkpoint(
     position: DataPosition | None,
 ) -> Path:
     """Write checkpoint-N, N being `state.step`; every process calls this and writes its own share."""
-    folder = output_dir / f"checkpoint-{state.step}"
-    partial = folder.with_name(folder.name + ".partial")
+    folder = output_dir / checkpoint_name(state.step)
+    partial = folder.with_name(folder.name + PARTIAL_SUFFIX)
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     accelerator.wait_for_everyone()
     partial.mkdir(exist_ok=True)
     place = asdict(position) if position else None
-    torch.save({"position": place, **random_states()}, partial / f"process-{accelerator.process_index:05d}.pt")
+    torch.save({"position": place, **random_states()}, partial / process_file(accelerator.process_index))
     if accelerator.is_main_process:
         save_model(partial, model, companions)
         scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
         torch.save({"optimizer": optimizer.state_dict(), "scaler": scaler}, partial / OPTIMIZER_FILE)
-        (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2) + "\n")
+        state.write(partial)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
@@ -99,7 +91,7 @@ def load_checkpoint(
     With another number of processes than the checkpoint's, the run begins the epoch anew and with fresh random states:
     correct, but not what the uninterrupted run would have computed.
     """
-    state = TrainingState(**json.loads((folder / STATE_FILE).read_text()))
+    state = TrainingState.read(folder)
     load_weights(folder, model)
     tensors = torch.load(folder / OPTIMIZER_FILE, map_location=accelerator.device, weights_only=True)
     optimizer.load_state_dict(tensors["optimizer"])
@@ -171,9 +163,9 @@ def set_random_states(states: dict[str, Any]) -> None:
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """Complete checkpoints in `output_dir`, oldest first."""
     found = {
-        int(match[1]): folder
-        for folder in output_dir.glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name)) and (folder / STATE_FILE).is_file()
+        step: folder
+        for folder in output_dir.glob(CHECKPOINT_FOLDERS)
+        if (step := checkpoint_step(folder)) is not None and (folder / STATE_FILE).is_file()
     }
     return [found[step] for step in sorted(found)]
 
@@ -208,9 +200,9 @@ def checkpoint_to_resume(output_dir: str | Path, resume_from_checkpoint: str | N
 
 def delete_old_checkpoints(output_dir: Path, keep: int | None, best_step: int) -> None:
     """Leave the newest `keep` checkpoints and the best one; also remove what an interrupted save left behind."""
-    for partial in output_dir.glob("checkpoint-*.partial"):
+    for partial in output_dir.glob(CHECKPOINT_FOLDERS + PARTIAL_SUFFIX):
         shutil.rmtree(partial, ignore_errors=True)
     old = list_checkpoints(output_dir)[:-keep] if keep else []
     for folder in old:
-        if folder.name != f"checkpoint-{best_step}":
+        if folder.name != checkpoint_name(best_step):
             shutil.rmtree(folder, ignore_errors=True)

@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from hf_speech_ssl.data.batching import SpeechBatches
 from hf_speech_ssl.data.corpora import SpeechDataset, load_corpus
+from hf_speech_ssl.run_folder import split_names
 
 from .settings import TrainingSettings, flag
 
@@ -46,7 +47,7 @@ class DataSettings:
     @property
     def eval_split_names(self) -> list[str]:
         """The splits to evaluate on."""
-        return [name.strip() for name in (self.eval_split_name or "").split(",") if name.strip()]
+        return split_names(self.eval_split_name)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from hf_speech_ssl.data.batch import Batch, DataPosition
+from hf_speech_ssl.run_folder import MetricName
 
 from .diagnostics import Sums, add, means, reduce, weighted_scalars
 from .interruption import Interruption
@@ -59,17 +60,12 @@ def one_pass(
         )
 
 
-def metric_name(splits: Mapping[str, EvaluationBatches], split: str, metric: str) -> str:
-    """`eval_loss` with one split, `eval_<split>_loss` with several."""
-    return f"eval_{metric}" if len(splits) == 1 else f"eval_{split}_{metric}"
-
-
 @dataclass(frozen=True)
 class LossEvaluator:
     """Means of the loss and the diagnostics over the units of each of some splits.
 
     Args:
-        splits: batches by name; the first one's loss marks the best checkpoint. See `metric_name`.
+        splits: batches by name; the first one's loss marks the best checkpoint.
     """
 
     accelerator: Accelerator
@@ -81,14 +77,14 @@ class LossEvaluator:
     @property
     def metric(self) -> str:
         """Name of the loss that marks the best checkpoint."""
-        return metric_name(self.splits, next(iter(self.splits)), "loss")
+        return str(MetricName.among(self.splits, next(iter(self.splits)), "loss"))
 
     def __call__(self, model: nn.Module, interruption: Interruption) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for split in self.splits:
             with evaluating(model, self.accelerator.device, self.seed + self.accelerator.process_index):
                 values = self.evaluate_split(model, split, interruption)
-            metrics |= {metric_name(self.splits, split, name): value for name, value in values.items()}
+            metrics |= {str(MetricName.among(self.splits, split, name)): value for name, value in values.items()}
         return metrics
 
     def evaluate_split(self, model: nn.Module, split: str, interruption: Interruption) -> dict[str, float]:

@@ -6,17 +6,17 @@ It knows batches of audio, a learner that turns some into an update, and when to
 import math
 from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from hf_speech_ssl.data.batch import Batch, DataPosition
+from hf_speech_ssl.run_folder import RunResults, TrainingState, checkpoint_name
 
 from .checkpoints import (
     Saveable,
-    TrainingState,
     checkpoint_to_resume,
     delete_old_checkpoints,
     load_checkpoint,
@@ -118,8 +118,9 @@ class TrainingLoop:
             except Interrupted as stop:
                 self.save()
                 self.log.say(
-                    f"{stop.signal_name}: stopped after update {self.state.step} and saved checkpoint-"
-                    f"{self.state.step}. Go on with the same command and --resume_from_checkpoint last."
+                    f"{stop.signal_name}: stopped after update {self.state.step} and saved "
+                    f"{checkpoint_name(self.state.step)}. Go on with the same command and --resume_from_checkpoint "
+                    f"last."
                 )
                 raise
             return self.finish()
@@ -253,7 +254,7 @@ class TrainingLoop:
         use_best = self.settings.load_best_model_at_end and best not in (0, self.state.step)
         self.final_step = best if use_best else self.state.step
         if use_best:
-            load_weights(self.output_dir / f"checkpoint-{best}", self.learner.bare_model)
+            load_weights(self.output_dir / checkpoint_name(best), self.learner.bare_model)
             self.log.say(f"The final model is the best one, that of update {best}.")
         if self.evaluator is not None and (use_best or not self.metrics):
             self.evaluate()
@@ -263,18 +264,18 @@ class TrainingLoop:
         self.accelerator.wait_for_everyone()
         return self.metrics
 
-    def results(self) -> dict[str, Any]:
-        """What came of the run, for results.json. Every process calls this."""
+    def results(self) -> RunResults:
+        """The figures of the finished run. Every process calls this."""
         skipped = constants(self.accelerator.device, files=len(self.batches.skipped))
-        return {
-            **self.metrics,
-            "final_model_step": self.final_step,
-            "updates": self.state.step,
-            "skipped_updates": self.state.skipped_updates,
-            "skipped_files": int(reduce(self.accelerator, skipped)["files"]),
-            "audio_hours": self.state.audio_seconds / 3600,
-            "training_hours": self.state.training_seconds / 3600,
-            "num_parameters": self.learner.bare_model.num_parameters(),
-            "num_processes": self.accelerator.num_processes,
-            "device": torch.cuda.get_device_name() if self.accelerator.device.type == "cuda" else "CPU",
-        }
+        return RunResults(
+            metrics=self.metrics,
+            final_model_step=self.final_step,
+            updates=self.state.step,
+            skipped_updates=self.state.skipped_updates,
+            skipped_files=int(reduce(self.accelerator, skipped)["files"]),
+            audio_hours=self.state.audio_seconds / 3600,
+            training_hours=self.state.training_seconds / 3600,
+            num_parameters=self.learner.bare_model.num_parameters(),
+            num_processes=self.accelerator.num_processes,
+            device=torch.cuda.get_device_name() if self.accelerator.device.type == "cuda" else "CPU",
+        )

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from transformers import PreTrainedModel
+
+from hf_speech_ssl.run_folder import RunResults
 
 from .building import load_feature_extractor
 from .checkpoints import checkpoint_to_resume
@@ -35,7 +36,7 @@ def pretrain(
     data: DataSettings,
     settings: TrainingSettings,
     unit: str = "num_masked_frames",
-) -> tuple[dict[str, float], dict[str, Any]]:
+) -> tuple[dict[str, float], RunResults]:
     """Pretrain a model and leave it in `output_dir`.
 
     Args:

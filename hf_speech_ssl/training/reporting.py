@@ -1,6 +1,5 @@
 """What a run tells: a progress bar, log lines, Accelerate's trackers and train_log.jsonl."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,8 @@ from types import TracebackType
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-LOG_FILE = "train_log.jsonl"
+from hf_speech_ssl.run_folder import OFFLINE, MetricName, append_to_log, cut_log_after
+
 SHOWN = ("loss", "wer", "cer", "accuracy", "learning_rate", "audio_seconds_per_second")  # in log lines, if present
 
 
@@ -27,7 +27,7 @@ class RunLog:
     def __init__(self, accelerator: Accelerator, output_dir: Path, step: int, max_steps: int):
         self.accelerator = accelerator
         self.max_steps = max_steps
-        self.file = output_dir / LOG_FILE
+        self.output_dir = output_dir
         self.bar = tqdm(
             total=max_steps,
             initial=step,
@@ -41,7 +41,7 @@ class RunLog:
         self._resumed_at = time.perf_counter()
         if accelerator.is_main_process:
             output_dir.mkdir(parents=True, exist_ok=True)
-            self._drop_lines_after(step)
+            cut_log_after(output_dir, step)
 
     def __enter__(self) -> "RunLog":
         return self
@@ -50,10 +50,6 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.close()
-
-    def _drop_lines_after(self, step: int) -> None:
-        lines = self.file.read_text().splitlines(keepends=True) if self.file.exists() else []
-        self.file.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
 
     @property
     def busy_seconds(self) -> float:
@@ -87,16 +83,8 @@ class RunLog:
         self.accelerator.log({_tracker_name(name): value for name, value in values.items()}, step=step)
         if not self.accelerator.is_main_process:
             return
-        with self.file.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        shown = {
-            name: value
-            for name, value in values.items()
-            if name.removeprefix("eval_") in SHOWN
-            or name.endswith("_wer")
-            or name == metric
-            or (name == "skipped_updates" and value)
-        }
+        append_to_log(self.output_dir, step, values)
+        shown = {name: value for name, value in values.items() if name == metric or _is_shown(name, value)}
         words = " | ".join(f"{name} {_short(value)}" for name, value in shown.items())
         self.say(f"step {step}/{self.max_steps} | {words} | {self.time_left(step)} left")
         if "loss" in values:
@@ -108,9 +96,18 @@ class RunLog:
             tqdm.write(text)
 
 
+def _is_shown(name: str, value: float) -> bool:
+    evaluated = MetricName.parse(name)
+    if evaluated is None:
+        return name in SHOWN or (name == "skipped_updates" and value > 0)
+    if evaluated.metric == "wer":
+        return True
+    return evaluated.metric in SHOWN and evaluated.split == "" and evaluated.mode == OFFLINE
+
+
 def _tracker_name(name: str) -> str:
     """`eval_loss` -> `eval/loss`, `loss` -> `train/loss`: the groups that TensorBoard shows."""
-    return f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}"
+    return name.replace("_", "/", 1) if MetricName.parse(name) else f"train/{name}"
 
 
 def _short(value: float) -> str:

@@ -1,6 +1,5 @@
 """Before the loop: the accelerator, the features' normalization, a record of the arguments."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -19,11 +18,12 @@ from accelerate.utils import (
 from transformers.utils.logging import disable_progress_bar
 
 from hf_speech_ssl.data.batch import Batch
+from hf_speech_ssl.json_files import without_folders
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
+from hf_speech_ssl.run_folder import TRACKER_FOLDER, RunArguments
 
 from .settings import TrainingSettings
 
-ARGUMENTS_FILE = "run_arguments.json"
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
@@ -37,7 +37,9 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         log_with=trackers or None,
-        project_config=ProjectConfiguration(settings.output_dir, logging_dir=str(Path(settings.output_dir) / "runs")),
+        project_config=ProjectConfiguration(
+            settings.output_dir, logging_dir=str(Path(settings.output_dir) / TRACKER_FOLDER)
+        ),
         # Our buffers never change, and every parameter gets a gradient in every backward pass.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
         dynamo_plugin=TorchDynamoPlugin(backend="inductor", dynamic=True) if settings.torch_compile else None,
@@ -93,19 +95,11 @@ def write_arguments(output_dir: Path, accelerator: Accelerator, *settings: Any) 
 
     Of local paths only the last part is kept: both are made to be shared.
     """
-    values = {name: _without_folders(name, value) for part in settings for name, value in asdict(part).items()}
+    values = without_folders({name: value for part in settings for name, value in asdict(part).items()})
     scalars = {name: v if isinstance(v, (bool, int, float)) else str(v) for name, v in values.items() if v is not None}
     accelerator.init_trackers("hf_speech_ssl", config=scalars)  # TensorBoard takes no lists
     if not accelerator.is_main_process:
         return
     output_dir.mkdir(parents=True, exist_ok=True)
     values["mixed_precision"] = accelerator.mixed_precision
-    (output_dir / ARGUMENTS_FILE).write_text(json.dumps(values, indent=2) + "\n")
-
-
-def _without_folders(name: str, value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    path = Path(value)
-    is_local = name.endswith("_dir") or path.is_absolute() or value.startswith((".", "~")) or path.exists()
-    return path.name if is_local else value
+    RunArguments(values).write(output_dir)

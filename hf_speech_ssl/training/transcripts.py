@@ -10,9 +10,10 @@ from torch import nn
 
 from hf_speech_ssl.decoding import ctc_text, greedy_ctc
 from hf_speech_ssl.evaluation import ErrorCounts, count_character_errors, count_word_errors
+from hf_speech_ssl.run_folder import OFFLINE, MetricName
 
 from .diagnostics import Sums, add, constants, means, reduce, weighted_scalars
-from .evaluators import EvaluationBatches, evaluating, metric_name, one_pass
+from .evaluators import EvaluationBatches, evaluating, one_pass
 from .interruption import Interruption
 from .objectives import Transcription
 
@@ -22,23 +23,23 @@ class TranscriptEvaluator:
     """Loss, WER and CER of greedy CTC transcripts, for each of some splits and in each of some modes.
 
     Args:
-        splits: batches by name; the first one's WER marks the best checkpoint. See `metric_name`.
-        modes: arguments of the model's forward by the name that their metrics get, such as
-            `{"320ms_": {"chunk_size": 8}}`; the unnamed mode, without arguments, marks the best checkpoint.
+        splits: batches by name; the first one's WER marks the best checkpoint.
+        modes: arguments of the model's forward by mode, such as `{"320 ms": {"chunk_size": 8}}`; see `mode_name`. The
+            offline mode marks the best checkpoint.
         examples: of the last evaluation, on this process, the first few texts and transcripts.
     """
 
     accelerator: Accelerator
     objective: Transcription
     splits: Mapping[str, EvaluationBatches]
-    modes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+    modes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {OFFLINE: {}})
     examples: list[str] = field(default_factory=list)
     num_examples: int = 3
 
     @property
     def metric(self) -> str:
         """Name of the WER that marks the best checkpoint."""
-        return metric_name(self.splits, next(iter(self.splits)), "wer")
+        return str(MetricName.among(self.splits, next(iter(self.splits)), "wer"))
 
     def __call__(self, model: nn.Module, interruption: Interruption) -> dict[str, float]:
         self.examples.clear()
@@ -47,7 +48,8 @@ class TranscriptEvaluator:
             for mode, arguments in self.modes.items():
                 with evaluating(model, self.accelerator.device, seed=0):
                     values = self.evaluate_split(model, split, interruption, **arguments)
-                metrics |= {metric_name(self.splits, split, mode + name): value for name, value in values.items()}
+                names = {name: str(MetricName.among(self.splits, split, name, mode)) for name in values}
+                metrics |= {names[name]: value for name, value in values.items()}
         return metrics
 
     def evaluate_split(

@@ -1,0 +1,278 @@
+"""The families of models: everything that the rest of the package knows about each.
+
+A new family is its files in `modeling/` and one entry of `FAMILIES`. Classes are imported when they are asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from .modeling.configuration_conformer import SpeechSSLConfig
+
+Fields = tuple[str, ...]
+Labels = Mapping[str, Fields]
+
+HEADS = ("base", "pretraining", "ctc")
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper as cards name it: whom it is by, where it is, its BibTeX entry."""
+
+    authors: str
+    arxiv: str
+    bibtex: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models.
+
+    Args:
+        model_type: as in config.json.
+        name: for people.
+        config: the configuration, as "module:Class" of `modeling/`.
+        models: the model classes in the same form, by head: "base", "pretraining", "ctc". A tokenizer has one class
+            for "base" and "pretraining": it labels frames with the model that is trained.
+        presets: what the names of its presets begin with.
+        script: the recipe that pretrains it.
+        papers: those of the method, the first of them its own.
+        tags: on the Hub.
+        fields: of the configuration, that cards show of every model.
+        pretraining_fields, ctc_fields: that cards show of a pretrained or a fine-tuned model as well.
+        label_fields: that cards show of a pretrained model, by `label_kind`; by "" for a family without that field.
+        override: a field to change, as an example.
+        preset_notes: what a card says of each preset: how it compares to the paper.
+        masks: whether pretraining masks frames. Its model then has `sample_mask`.
+        streams: whether the model works in chunks.
+    """
+
+    model_type: str
+    name: str
+    config: str
+    models: Mapping[str, str]
+    presets: str
+    script: str
+    papers: tuple[Paper, ...]
+    tags: Fields
+    fields: Fields
+    override: str
+    preset_notes: Mapping[str, str]
+    pretraining_fields: Fields = ()
+    ctc_fields: Fields = ()
+    label_fields: Labels = field(default_factory=lambda: MappingProxyType({}))
+    masks: bool = True
+    streams: bool = False
+
+    @property
+    def config_class(self) -> type[SpeechSSLConfig]:
+        """The configuration's class."""
+        loaded: type[SpeechSSLConfig] = _load(self.config)
+        return loaded
+
+    def model_class(self, head: str) -> type[PreTrainedModel]:
+        """The model's class with a head."""
+        loaded: type[PreTrainedModel] = _load(self.models[head])
+        return loaded
+
+    @property
+    def is_tokenizer(self) -> bool:
+        """Whether the family makes labels for others, and is no encoder."""
+        return self.models["base"] == self.models["pretraining"]
+
+    @property
+    def preset_names(self) -> list[str]:
+        """Its presets."""
+        return list(self.config_class._presets)
+
+    def shown_fields(self, config: Any, head: str) -> list[str]:
+        """The configuration's fields that say what a model is, in order."""
+        if head == "ctc":
+            return [*self.fields, *self.ctc_fields]
+        labels = self.label_fields.get(getattr(config, "label_kind", ""), ())
+        return [*self.fields, *self.pretraining_fields, *labels]
+
+
+def family_of(model_type: str | None) -> Family | None:
+    """The family of a `model_type`; `None` if it is none of this package."""
+    return next((family for family in FAMILIES if family.model_type == model_type), None)
+
+
+def family_of_preset(name: str) -> Family:
+    """The family that a preset's name begins with: `birq-tiny` is one of BiRQ's.
+
+    Raises:
+        ValueError: there is no such family.
+    """
+    for family in FAMILIES:
+        if name.split("-")[0] == family.presets:
+            return family
+    beginnings = ", ".join(family.presets for family in FAMILIES)
+    raise ValueError(f"There is no preset '{name}': the names begin with {beginnings}, as in birq-base.")
+
+
+def class_modules() -> dict[str, str]:
+    """The module of `modeling/` that holds each class of the families, by the class's name."""
+    dotted = [name for family in FAMILIES for name in (family.config, *family.models.values())]
+    return {name.partition(":")[2]: name.partition(":")[0] for name in dotted}
+
+
+def _load(dotted: str) -> Any:
+    module, _, name = dotted.partition(":")
+    return getattr(importlib.import_module(f"hf_speech_ssl.modeling.{module}"), name)
+
+
+BIRQ_PAPER = Paper(
+    "Jiang et al.",
+    "2509.15430",
+    """@inproceedings{birq,
+  title = {{BiRQ}: Bi-Level Self-Labeling Random Quantization for Self-Supervised Speech Recognition},
+  author = {Jiang and Cui and Kingsbury and Chen, T. and Chen, L.},
+  booktitle = {ICASSP},
+  year = {2026},
+  note = {arXiv:2509.15430}
+}""",
+)
+BEST_RQ_PAPER = Paper(
+    "Chiu et al.",
+    "2202.01855",
+    """@inproceedings{bestrq,
+  title = {Self-supervised Learning with Random-projection Quantizer for Speech Recognition},
+  author = {Chiu, Chung-Cheng and Qin, James and Zhang, Yu and Yu, Jiahui and Wu, Yonghui},
+  booktitle = {ICML},
+  year = {2022},
+  note = {arXiv:2202.01855}
+}""",
+)
+CHUNK_SSL_PAPER = Paper(
+    "Tang and Tseng",
+    "2509.15579",
+    """@article{chunkssl,
+  title = {Chunk Based Speech Pre-training with High Resolution Finite Scalar Quantization},
+  author = {Tang and Tseng},
+  journal = {arXiv:2509.15579},
+  year = {2025}
+}""",
+)
+FSQ_PAPER = Paper(
+    "Mentzer et al.",
+    "2309.15505",
+    """@inproceedings{fsq,
+  title = {Finite Scalar Quantization: {VQ-VAE} Made Simple},
+  author = {Mentzer, Fabian and Minnen, David and Agustsson, Eirikur and Tschannen, Michael},
+  booktitle = {ICLR},
+  year = {2024},
+  note = {arXiv:2309.15505}
+}""",
+)
+
+FEATURES = ("num_mel_bins", "frame_stacking")
+CONFORMER = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    "conv_kernel_size",
+)
+CTC_HEAD = (
+    *("vocab_size", "mask_time_prob", "mask_time_length", "mask_feature_prob", "mask_feature_length"),
+    *("hidden_dropout", "final_dropout"),
+)
+RANDOM_PROJECTION = ("codebook_size", "codebook_dim", "num_codebooks")
+TOKENIZER = ("fsq_levels", "fsq_hidden_size", "fsq_num_hidden_layers")
+
+_NO_PAPER = "No paper has this size."
+_BIRQ_RECIPE = (
+    "Jiang et al. (arXiv 2509.15430) pretrain for 100 epochs with AdamW at {rate} on batches of 100 utterances, about "
+    "1,200 seconds, and count {size} million parameters for {name}. They do not describe a schedule; `run_birq.py` "
+    "warms up over the first 5 % of the updates and stays there. Fine-tuning: 30 epochs of CTC, of which 10 warm up "
+    "to 1e-3, 10 hold it and 10 divide it by sqrt(2) each. Positions are rotary here."
+)
+_CHUNK_SSL_RECIPE = (
+    "Tang and Tseng (arXiv 2509.15579) pretrain for 400,000 updates with an inverse square root schedule, 25,000 of "
+    "them warm-up to 3e-4, on batches of 16,000 seconds, and count {size} million parameters. Positions are rotary "
+    "here where theirs are relative."
+)
+
+FAMILIES = (
+    Family(
+        model_type="birq",
+        name="BiRQ",
+        config="configuration_birq:BiRQConfig",
+        models={
+            "base": "modeling_birq:BiRQModel",
+            "pretraining": "modeling_birq:BiRQForPreTraining",
+            "ctc": "modeling_birq:BiRQForCTC",
+        },
+        presets="birq",
+        script="pretraining_scripts/run_birq.py",
+        papers=(BIRQ_PAPER, BEST_RQ_PAPER),
+        tags=("birq", "best-rq"),
+        fields=(*FEATURES, *CONFORMER, "attention_window"),
+        ctc_fields=CTC_HEAD,
+        pretraining_fields=(
+            *RANDOM_PROJECTION,
+            *("label_layer", "gumbel_temperature", "enhanced_loss_weight", "anchor_loss_weight"),
+            *("detach_enhanced_labels", "mask_start_prob", "mask_length", "mask_noise_std"),
+        ),
+        override="enhanced_loss_weight=0",
+        preset_notes={
+            "birq-tiny": f"{_NO_PAPER} Its spans mask 120 ms, not the 400 ms of Jiang et al. (arXiv 2509.15430).",
+            "birq-base": f"{_NO_PAPER} Labels, masks and losses are those of Jiang et al. (arXiv 2509.15430).",
+            "birq-c1": _BIRQ_RECIPE.format(rate="2e-4", size=137, name="C1"),
+            "birq-c2": _BIRQ_RECIPE.format(rate="1e-4", size=155, name="C2"),
+            "birq-c3": _BIRQ_RECIPE.format(rate="1e-4", size=275, name="C3"),
+        },
+    ),
+    Family(
+        model_type="chunkssl",
+        name="Chunk SSL",
+        config="configuration_chunkssl:ChunkSSLConfig",
+        models={
+            "base": "modeling_chunkssl:ChunkSSLModel",
+            "pretraining": "modeling_chunkssl:ChunkSSLForPreTraining",
+            "ctc": "modeling_chunkssl:ChunkSSLForCTC",
+        },
+        presets="chunkssl",
+        script="pretraining_scripts/run_chunkssl.py",
+        papers=(CHUNK_SSL_PAPER, FSQ_PAPER),
+        tags=("chunk-ssl", "streaming"),
+        fields=(*FEATURES, *CONFORMER, "num_lookahead_chunks", "left_context_chunks"),
+        ctc_fields=("streaming_durations_ms", "streaming_prob", *CTC_HEAD),
+        pretraining_fields=("chunk_durations_ms", "label_kind", "loss_kind"),
+        label_fields={"fsq": TOKENIZER, "random_projection": RANDOM_PROJECTION},
+        override="num_hidden_layers=8",
+        preset_notes={
+            "chunkssl-tiny": f"{_NO_PAPER} Chunks and losses are those of Tang and Tseng (arXiv 2509.15579).",
+            "chunkssl-base": _CHUNK_SSL_RECIPE.format(size=79),
+            "chunkssl-large": _CHUNK_SSL_RECIPE.format(size=337),
+        },
+        streams=True,
+    ),
+    Family(
+        model_type="speech_fsq",
+        name="FSQ",
+        config="configuration_fsq:FSQConfig",
+        models={"base": "modeling_fsq:FSQModel", "pretraining": "modeling_fsq:FSQModel"},
+        presets="fsq",
+        script="pretraining_scripts/run_fsq.py",
+        papers=(CHUNK_SSL_PAPER, FSQ_PAPER),
+        tags=("fsq", "chunk-ssl"),
+        fields=(*FEATURES, *TOKENIZER),
+        override="fsq_levels=[5,5,5,3,3]",
+        preset_notes={
+            "fsq-tiny": f"{_NO_PAPER} It is the tokenizer for `chunkssl-tiny`.",
+            "fsq-base": (
+                "Tang and Tseng (arXiv 2509.15579) train the tokenizer for 180,000 updates at 2e-4 with exponential "
+                "decay, on batches of 3,200 seconds. They do not give the rate at the end of the decay; `run_fsq.py` "
+                "ends at a tenth. They call the 12 layers a ResNet without describing a layer; ours is the residual "
+                "unit of SoundStream (arXiv 2107.03312)."
+            ),
+        },
+        masks=False,
+    ),
+)
