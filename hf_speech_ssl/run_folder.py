@@ -122,14 +122,14 @@ class RunArguments:
     values: Mapping[str, Any]
 
     @classmethod
-    def read(cls, folder: str | Path) -> "RunArguments":
+    def read(cls, folder: str | Path, needed: Sequence[str] = ()) -> "RunArguments":
         """Read run_arguments.json.
 
         Raises:
             FileNotFoundError: the folder has none.
-            ValueError: it is not JSON, or it does not name the data set.
+            ValueError: it is not JSON, or lacks a flag that is `needed`.
         """
-        return cls(_read_record(folder, ARGUMENTS_FILE, ["dataset_name"]))
+        return cls(_read_record(folder, ARGUMENTS_FILE, needed))
 
     def write(self, folder: str | Path) -> None:
         """Write run_arguments.json."""

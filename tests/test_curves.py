@@ -35,7 +35,7 @@ def pretraining_log(folder, updates=30):
 
 
 def panels_drawn(folder):
-    curves = read_curves(folder / "train_log.jsonl")
+    curves = read_curves(folder)
     return {panel.title: lines_of(panel, curves) for panel in (LOSS, *PANELS) if lines_of(panel, curves)}
 
 
@@ -82,13 +82,13 @@ def test_error_rates_of_every_split_and_chunk_size(tmp_path):
 def test_updates_made_again_replace_those_of_before(tmp_path):
     steps = [10, 20, 30, 20, 30, 40, 35]
     log_of(tmp_path, *({"step": step, "loss": float(i)} for i, step in enumerate(steps)))
-    assert read_curves(tmp_path / "train_log.jsonl") == {"loss": {10: 0.0, 20: 3.0, 30: 4.0, 35: 6.0}}
+    assert read_curves(tmp_path) == {"loss": {10: 0.0, 20: 3.0, 30: 4.0, 35: 6.0}}
     assert draw_training_curves(tmp_path)
 
 
 def test_the_best_checkpoint_evaluated_again_at_the_end_is_no_point_of_the_curve(tmp_path):
     log_of(tmp_path, {"step": 10, "eval_wer": 0.2}, {"step": 20, "eval_wer": 0.5}, {"step": 20, "eval_wer": 0.2})
-    assert read_curves(tmp_path / "train_log.jsonl")["eval_wer"] == {10: 0.2, 20: 0.5}
+    assert read_curves(tmp_path)["eval_wer"] == {10: 0.2, 20: 0.5}
 
 
 def test_what_is_not_finite_is_a_gap_and_a_lonely_point_a_dot(tmp_path):
@@ -117,7 +117,7 @@ def test_a_line_that_a_killed_run_left_is_passed_over(tmp_path):
     log_of(tmp_path, {"step": 1, "loss": 2.0, "note": "text", "flag": None})
     with (tmp_path / "train_log.jsonl").open("ab") as file:
         file.write(b'{"step": 2, "los\xff')
-    assert read_curves(tmp_path / "train_log.jsonl") == {"loss": {1: 2.0}}
+    assert read_curves(tmp_path) == {"loss": {1: 2.0}}
     assert draw_training_curves(tmp_path)
 
 

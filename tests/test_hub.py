@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_speech_ssl import hub
+from hf_speech_ssl.run_folder import RunResults
 
 RESULTS = {
     "eval_wer": 0.25,
@@ -27,6 +28,7 @@ def run(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["BiRQForCTC"], "model_type": "birq"}))
     arguments = {"dataset_name": "synthetic", "eval_split_name": "test", "config_name": "birq-tiny"}
     (tmp_path / "run_arguments.json").write_text(json.dumps(arguments))
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS))
     lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}, {"step": 2, "eval_wer": 0.25}]
     (tmp_path / "train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return tmp_path
@@ -39,17 +41,17 @@ def test_publishing_writes_results_curves_and_card_and_then_uploads(run, monkeyp
         pushed.append((repo_id, {path.name for path in folder.iterdir()}))
 
     monkeypatch.setattr(hub, "push_folder", push_folder)
-    hub.publish(run, RESULTS)
+    hub.publish(run, RunResults.read(run))
     assert not pushed
     card = (run / "README.md").read_text()
     assert "![Training curves](training_curves.png)" in card and "25.00 %" in card
     assert (run / "training_curves.png").stat().st_size > 1000
-    assert json.loads((run / "results.json").read_text()) == RESULTS
+    assert json.loads((run / "results.json").read_text()).items() >= RESULTS.items()
 
     for file in ("README.md", "training_curves.png"):
         (run / file).unlink()
-    hub.publish(run, RESULTS, push_to_hub=True, hub_model_id="me/my-model")
-    hub.publish(run, RESULTS, push_to_hub=True)
+    hub.publish(run, RunResults.read(run), push_to_hub=True, hub_model_id="me/my-model")
+    hub.publish(run, RunResults.read(run), push_to_hub=True)
     assert [repo_id for repo_id, _ in pushed] == ["me/my-model", run.name]
     assert {"README.md", "training_curves.png", "results.json"} <= pushed[0][1]
 

@@ -41,7 +41,7 @@ class Run:
             raise FileNotFoundError(f"There is no folder {folder}: a model card is written from a finished run's.")
         try:
             config = read_json(folder / CONFIG_FILE)
-            results, arguments = RunResults.read(folder), RunArguments.read(folder)
+            results, arguments = RunResults.read(folder), RunArguments.read(folder, ["dataset_name"])
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error} A model card is written from the folder of a finished run.") from error
         family = family_of(config.get("model_type"))
