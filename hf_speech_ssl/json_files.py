@@ -47,7 +47,7 @@ def read_json(file: str | Path) -> dict[str, Any]:
 
 def json_text(values: Any, indent: int | None = None) -> str:
     """`values` as a JSON document that ends with a new line, or as one line without `indent`."""
-    return json.dumps(finite(without_folders(values)), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(shareable(values), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_text(file: str | Path, text: str) -> None:
@@ -63,6 +63,11 @@ def write_text(file: str | Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(file)
+
+
+def shareable(values: Any) -> Any:
+    """The same values as they are written: finite numbers, and paths without folders."""
+    return finite(without_folders(values))
 
 
 def finite(values: Any) -> Any:

@@ -315,7 +315,6 @@ def test_what_is_missing_is_named(tmp_path, capsys):
     [
         ("config.json", {"model_type": "bert"}, "type 'bert'"),
         ("config.json", {"model_type": "birq", "hidden_size": "wide"}, "config.json is no configuration of a birq"),
-        ("config.json", {"model_type": "birq", "hiden_size": 3}, "no field 'hiden_size'"),
         ("evaluation.json", {"dataset": "x", "split": "test"}, "evaluation.json has no modes"),
         (
             "evaluation-2.json",

@@ -114,7 +114,7 @@ def test_a_log_without_values_gives_no_picture_and_takes_an_old_one_away(tmp_pat
 
 
 def test_a_line_that_a_killed_run_left_is_passed_over(tmp_path):
-    log_of(tmp_path, {"step": 1, "loss": 2.0, "note": "text", "flag": None})
+    log_of(tmp_path, {"step": 1, "loss": 2.0, "note": "text", "flag": True})
     with (tmp_path / "train_log.jsonl").open("ab") as file:
         file.write(b'{"step": 2, "los\xff')
     assert read_curves(tmp_path) == {"loss": {1: 2.0}}

@@ -13,6 +13,7 @@ from ..evaluation import normalize_text
 from ..evaluation.bootstrap import CONFIDENCE
 from ..evaluation.report import as_text
 from ..evaluation.scores import MIN_SPEAKERS, Scores, Transcript
+from ..json_files import shareable
 from ..recognition.recognizer import Recognizer
 from ..run_folder import GREEDY, OFFLINE, mode_name
 from .outputs import check_output_file, write_report
@@ -98,6 +99,7 @@ def evaluate(
         entry["real_time_factor"] = listener.busy[mode] / listener.audio_seconds
         if mode in latencies:
             entry["latency_ms"], entry["mean_latency_ms"] = latencies[mode]
+    report = shareable(report)
     print(as_text(report))
     write_report(report, output_file)
     return report

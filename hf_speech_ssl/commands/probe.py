@@ -7,6 +7,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..evaluation.bootstrap import bootstrap_ratios
+from ..json_files import shareable
 from ..modeling.quantization import perplexity
 from ..probing.encoders import SpeechEncoder, load_encoder
 from ..probing.linear_probe import LinearProbes
@@ -74,7 +75,7 @@ def probe(
     phone_ids = number_phones(train.inventory(), test.inventory())
     encoder = load_encoder(model_name_or_path, **loading)
     asked = {"model": model_name_or_path, "dataset": dataset_name, "split": split_name, "test_split": test_split_name}
-    report = asked | measure(encoder, train, test, phone_ids, num_epochs, seed)
+    report = shareable(asked | measure(encoder, train, test, phone_ids, num_epochs, seed))
     print(as_text(report))
     write_report(report, output_file)
     return report
