@@ -166,7 +166,8 @@ def naive_loss(model, features, mask, chunk_size: int):
     """The same loss from one pass per chunk, in the order of time, with gradients through all that is kept."""
     import torch
 
-    from hf_speech_ssl.modeling.chunking import ConformerCache, StreamingLayout
+    from hf_speech_ssl.modeling.cache import ConformerCache
+    from hf_speech_ssl.modeling.layouts import StreamingLayout
 
     class GradientCache(ConformerCache):
         """Keys and values joined instead of written in place."""

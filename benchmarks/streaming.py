@@ -162,7 +162,7 @@ class Growth:
         """Median milliseconds of a step, and MiB of the cache, in every fifth part of the pass."""
         import torch
 
-        from hf_speech_ssl.modeling.chunking import ConformerCache
+        from hf_speech_ssl.modeling.cache import ConformerCache
 
         caches = {"bounded": ConformerCache(LEFT_CONTEXT_MS // FRAME_MS), "unlimited": ConformerCache()}
         times: dict[str, list[float]] = {name: [] for name in caches}

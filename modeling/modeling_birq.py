@@ -13,8 +13,9 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_birq import BiRQConfig
 from .masking import draw_span_mask
-from .modeling_conformer import ConformerModel, ConformerPreTrainedModel, normalize_over_frames
+from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
 from .modeling_ctc import ConformerForCTC
+from .modeling_speech_ssl import normalize_over_frames
 from .quantization import RandomProjectionQuantizer, label_statistics
 
 _ONLY_FOR_PRETRAINING = [r"^quantizer\.", r"^prediction_head\."]

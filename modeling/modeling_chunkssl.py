@@ -15,8 +15,9 @@ from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .chunking import ChunkLayout, ConformerCache, StreamingLayout
+from .cache import ConformerCache
 from .configuration_chunkssl import ChunkSSLConfig
+from .layouts import ChunkLayout, StreamingLayout
 from .masking import draw_chunk_mask
 from .modeling_conformer import (
     ConformerModel,

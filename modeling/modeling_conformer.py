@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
-from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -24,8 +22,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .chunking import ChunkLayout, ConformerCache, StreamingLayout
+from .cache import ConformerCache
 from .configuration_conformer import ConformerConfig
+from .layouts import ChunkLayout, StreamingLayout
+from .modeling_speech_ssl import SpeechSSLPreTrainedModel
 
 
 @dataclass
@@ -81,20 +81,6 @@ def rotate(vectors: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
     """Turn the feature pairs (i, i + d / 2) of (..., T, H, d) by the angles of their positions."""
     cos, sin = cos.to(vectors.dtype), sin.to(vectors.dtype)
     return torch.addcmul(vectors * cos, vectors.roll(vectors.shape[-1] // 2, dims=-1), sin)
-
-
-def normalize_over_frames(states: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
-    """Each feature to mean 0 and variance 1 over the real frames of its utterance: (B, T, D) -> (B, T, D) float32.
-
-    Padded frames become 0, and so does a feature that does not vary.
-    """
-    states = states.float()
-    real = torch.ones_like(states[..., :1], dtype=torch.bool) if frame_mask is None else frame_mask[..., None]
-    count = real.sum(1, keepdim=True).clamp_min(1)
-    mean = states.masked_fill(~real, 0.0).sum(1, keepdim=True) / count
-    centered = (states - mean).masked_fill(~real, 0.0)
-    variance = centered.square().sum(1, keepdim=True) / count
-    return centered * torch.rsqrt(variance + 1e-5)
 
 
 class ConformerFeedForward(nn.Module):
@@ -231,36 +217,16 @@ class ConformerLayer(GradientCheckpointingLayer):
         return self.final_norm(hidden_states)
 
 
-class ConformerPreTrainedModel(PreTrainedModel):
-    """What every model of the package has in common: loading, initial weights, declared abilities."""
+class ConformerPreTrainedModel(SpeechSSLPreTrainedModel):
+    """Base of the Conformer models: which attention kernels and outputs they offer, and what can be frozen."""
 
     config_class = ConformerConfig
     base_model_prefix = "encoder"
-    main_input_name = "input_features"
-    input_modalities = "audio"
-    supports_gradient_checkpointing = True
-    # Trainer would otherwise take **kwargs for a loss that counts the items of all accumulation steps itself.
-    accepts_loss_kwargs = False
     _no_split_modules = ["ConformerLayer"]
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": ConformerLayer, "attentions": ConformerAttention}
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
-            # A depthwise kernel has one input channel: it gets the scale of its fan-in, not that of a wide layer.
-            std: float = self.config.initializer_range
-            if isinstance(module, nn.Conv2d):
-                std = module.kernel_size[0] ** -0.5
-            init.normal_(module.weight, mean=0.0, std=std)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
 
     def freeze_feature_encoder(self) -> None:
         """Exclude the first projection, all that comes before the blocks, from training."""
@@ -269,41 +235,6 @@ class ConformerPreTrainedModel(PreTrainedModel):
     def freeze_base_model(self, frozen: bool = True) -> None:
         """Exclude the whole encoder from training, so that the head learns alone; `frozen=False` undoes it."""
         self.base_model.requires_grad_(not frozen)
-
-    def _get_feat_extract_output_lengths(self, input_lengths: torch.Tensor | int) -> torch.Tensor | int:
-        """Encoder frames of `input_lengths` feature frames: an incomplete stack at the end is dropped."""
-        return input_lengths // self.config.frame_stacking
-
-    def stack_frames(
-        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Join `frame_stacking` consecutive frames: (B, F, M), (B, F) -> (B, T, stacked_size), (B, T) bool."""
-        self.check_features(input_features, attention_mask)
-        frames = input_features.shape[1] // self.config.frame_stacking
-        used = frames * self.config.frame_stacking
-        stacked = input_features[:, :used].reshape(len(input_features), frames, -1)
-        if attention_mask is None:
-            return stacked, None
-        return stacked, attention_mask[:, :used].bool().view(len(stacked), frames, -1).all(-1)
-
-    def check_features(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
-        """Refuse inputs that the encoder cannot take, with an error that says why."""
-        needed = f"(batch, frames, {self.config.num_mel_bins})"
-        if input_features.ndim != 3 or input_features.shape[-1] != self.config.num_mel_bins:
-            raise ValueError(
-                f"input_features must have shape {needed}, got {tuple(input_features.shape)}. Raw audio goes through "
-                f"the feature extractor first."
-            )
-        if input_features.shape[1] < self.config.frame_stacking:
-            raise ValueError(
-                f"input_features must hold at least {self.config.frame_stacking} frames of 10 ms to make one encoder "
-                f"frame, got {input_features.shape[1]}."
-            )
-        if attention_mask is not None and attention_mask.shape != input_features.shape[:2]:
-            raise ValueError(
-                f"attention_mask must have the shape (batch, frames) of input_features, "
-                f"{tuple(input_features.shape[:2])}, got {tuple(attention_mask.shape)}."
-            )
 
 
 class ConformerModel(ConformerPreTrainedModel):

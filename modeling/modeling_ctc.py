@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils import can_return_tuple
 
-from .chunking import ConformerCache
+from .cache import ConformerCache
 from .configuration_conformer import ConformerConfig
 from .masking import draw_spec_augment_mask
 from .modeling_conformer import ConformerModel, ConformerPreTrainedModel

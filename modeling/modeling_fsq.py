@@ -20,7 +20,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_conformer import SpeechSSLConfig
 from .configuration_fsq import FSQConfig
-from .modeling_conformer import ConformerPreTrainedModel, normalize_over_frames
+from .modeling_speech_ssl import SpeechSSLPreTrainedModel, normalize_over_frames
 from .quantization import FiniteScalarQuantizer, level_statistics
 
 
@@ -120,15 +120,11 @@ class FSQTokenizer(nn.Module):
         return normalize_over_frames(stacked, frame_mask)
 
 
-class FSQModel(ConformerPreTrainedModel):
+class FSQModel(SpeechSSLPreTrainedModel):
     """The tokenizer and its decoder, trained to restore the stacked features (Tang and Tseng, arXiv 2509.15579)."""
 
-    config_class = FSQConfig  # type: ignore[assignment]  # the base is the Conformer's in name only
+    config_class = FSQConfig
     _no_split_modules = ["FSQLayer"]
-    _supports_sdpa = False
-    _supports_flex_attn = False
-    _supports_attention_backend = False
-    _can_record_outputs = {}
 
     def __init__(self, config: FSQConfig):
         super().__init__(config)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import padded_features, tiny_birq, tiny_chunkssl
 
-from hf_speech_ssl.modeling.chunking import ConformerCache
+from hf_speech_ssl.modeling.cache import ConformerCache
 from hf_speech_ssl.modeling.modeling_birq import BiRQModel
 from hf_speech_ssl.modeling.modeling_chunkssl import ChunkSSLForCTC, ChunkSSLModel
 from hf_speech_ssl.recognition.packing import PackedLayer, can_pack, pack_layers

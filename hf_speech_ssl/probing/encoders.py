@@ -22,8 +22,9 @@ from ..modeling.configuration_conformer import HOP_LENGTH
 from ..modeling.feature_extraction_speech_ssl import FRAME_LENGTH
 from ..modeling.modeling_birq import BiRQForPreTraining
 from ..modeling.modeling_chunkssl import ChunkSSLForPreTraining
-from ..modeling.modeling_conformer import ConformerModel, normalize_over_frames
+from ..modeling.modeling_conformer import ConformerModel
 from ..modeling.modeling_fsq import FSQModel
+from ..modeling.modeling_speech_ssl import normalize_over_frames
 from ..modeling.quantization import RandomProjectionQuantizer
 
 _ROWS_PER_BLOCK = 512  # of scores against a whole codebook, held at once

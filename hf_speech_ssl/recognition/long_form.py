@@ -18,7 +18,7 @@ from ..data.audio_stream import SampleWindow, stream_audio
 from ..data.planning import plan_steps
 from ..decoding import Decoder, Hypothesis
 from ..decoding.piecewise import decode_pieces
-from ..modeling.chunking import ConformerCache
+from ..modeling.cache import ConformerCache
 from ..modeling.configuration_conformer import HOP_LENGTH
 from ..modeling.feature_extraction_speech_ssl import FRAME_LENGTH, num_frames
 from .recognizer import Recognizer

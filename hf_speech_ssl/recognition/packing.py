@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ..modeling.chunking import ChunkLayout, StreamingLayout
+from ..modeling.layouts import ChunkLayout, StreamingLayout
 from ..modeling.modeling_conformer import ConformerFeedForward, ConformerLayer, rotate
 
 _FRAMES = 16  # for which the order is chosen: chunk and look-ahead of 320 ms at 25 Hz

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, ProcessorMixin, Wav2Vec2CTCTokenizer
 
 from ..data.audio import SAMPLING_RATE, AudioError, array_to_mono
 from ..decoding import ctc_text
-from ..modeling.chunking import ConformerCache
+from ..modeling.cache import ConformerCache
 from ..modeling.configuration_conformer import HOP_LENGTH
 from ..modeling.feature_extraction_speech_ssl import FRAME_LENGTH, num_frames
 

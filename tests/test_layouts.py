@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_speech_ssl.modeling import chunking
-from hf_speech_ssl.modeling.chunking import ChunkLayout, ConformerCache
+from hf_speech_ssl.modeling import layouts
+from hf_speech_ssl.modeling.cache import ConformerCache
 from hf_speech_ssl.modeling.configuration_chunkssl import ChunkSSLConfig
+from hf_speech_ssl.modeling.layouts import ChunkLayout
 from hf_speech_ssl.modeling.modeling_chunkssl import ChunkSSLForPreTraining, ChunkSSLModel
 
 TINY = {
@@ -37,7 +38,7 @@ chunked_cases = given(
 def several_windows():
     """Attention calls so small that the short utterances here need several, of one chunk or of some."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunking, "_FRAMES_PER_CALL", 6)
+        patch.setattr(layouts, "_FRAMES_PER_CALL", 6)
         yield
 
 
@@ -304,7 +305,7 @@ def test_scores_stay_within_the_windows(monkeypatch):
         shapes.append((query.shape[2], key.shape[2]))
         return fused(query, key, *args, **kwargs)
 
-    monkeypatch.setattr("hf_speech_ssl.modeling.chunking.F.scaled_dot_product_attention", watch)
+    monkeypatch.setattr("hf_speech_ssl.modeling.layouts.F.scaled_dot_product_attention", watch)
     for size in (2, 8):  # three chunks to a call, one chunk to a call
         layout = ChunkLayout(torch.ones(1, 24, dtype=torch.bool), size, lookahead=True)
         states = torch.randn(1, 2, 48 - size, 4)

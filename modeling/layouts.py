@@ -1,4 +1,4 @@
-"""All that knows where a chunk ends: which frames see which, copy-and-append, and the cache between streaming steps.
+"""Layouts: how the frames of a pass lie in a row, and which of them attention and convolution may mix.
 
 Copy-and-append (Tang and Tseng, arXiv 2509.15579, section 3): an utterance of M chunks B_1..B_M of C frames is
 followed by copies of B_2..B_M, its extended chunks E_1..E_{M-1}; E_i is the look-ahead of B_i. A frame of B_i or E_i
@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
+
+from .cache import ConformerCache
 
 # Base frames in one call of the attention kernel. Smaller chunks share a call, with a mask: a call per chunk of 16
 # frames takes twice as long at 75 s, most of it in slices and their gradients. Larger calls compute more that no
@@ -221,135 +223,6 @@ class _JoinAll(torch.autograd.Function):
             total[:, :, slice(*first)] += gradient[:, :, :size]
             total[:, :, slice(*second)] += gradient[:, :, size:]
         return total, None
-
-
-class ConformerCache:
-    """What a batch of streams keeps between steps: keys, values and convolution inputs of the chunks gone by.
-
-    Every stream keeps its own place and validity, so that streams of different age share a batch. A step writes its
-    chunk behind the frames kept so far and its look-ahead behind the chunk; `advance` then keeps the chunk and lets
-    the look-ahead go. Written in place: for inference, not for training.
-
-    Args:
-        left_context_frames: frames that stay visible, S at most; all, if absent.
-    """
-
-    def __init__(self, left_context_frames: int | None = None):
-        self.left_context_frames = left_context_frames
-        self.keys: dict[int, torch.Tensor] = {}  # by layer, (B, H, room, d)
-        self.values: dict[int, torch.Tensor] = {}
-        self.convolution_inputs: dict[int, torch.Tensor] = {}  # by layer, (B, context, D)
-        self.first = 0  # where in the room the kept frames begin
-        self.valid = torch.zeros(0, 0, dtype=torch.bool)  # (B, S): which kept frames are real
-        self.positions = torch.zeros(0, dtype=torch.long)  # (B,): position of each stream's next frame
-
-    @property
-    def num_streams(self) -> int:
-        """Streams in the batch, B; 0 before the first step."""
-        return len(self.valid)
-
-    @property
-    def length(self) -> int:
-        """Frames kept, S."""
-        return self.valid.shape[1]
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory of all tensors, room for coming frames included."""
-        stores = (self.keys, self.values, self.convolution_inputs)
-        return sum(tensor.nbytes for store in stores for tensor in store.values())
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Frames kept, by the name that transformers' caches give it."""
-        return self.length
-
-    def begin(self, batch_size: int, num_frames: int, device: torch.device) -> None:
-        """Make the cache ready for a step that writes `num_frames` frames.
-
-        Raises:
-            ValueError: the cache holds another number of streams.
-        """
-        if self.num_streams == 0:
-            self.valid = torch.zeros(batch_size, 0, dtype=torch.bool, device=device)
-            self.positions = torch.zeros(batch_size, dtype=torch.long, device=device)
-        if self.num_streams != batch_size:
-            raise ValueError(
-                f"past_key_values holds {self.num_streams} streams, input_features {batch_size}. Every stream keeps "
-                f"its row; use ConformerCache.select and ConformerCache.stack when streams leave or join."
-            )
-        if self.keys and self.first + self.length + num_frames > self.keys[0].shape[2]:
-            for store in (self.keys, self.values):
-                for layer_idx in store:
-                    store[layer_idx] = self._with_room(self._kept(store[layer_idx]), num_frames)
-            self.first = 0
-
-    @staticmethod
-    def _with_room(kept: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """The same frames in a room half as large again as the next step needs: moving costs O(1) a frame, whether the
-        cache grows or forgets as much as it learns."""
-        batch, heads, length, size = kept.shape
-        room = kept.new_empty(batch, heads, (length + num_frames) * 3 // 2, size)
-        room[:, :, :length] = kept
-        return room
-
-    def _kept(self, room: torch.Tensor) -> torch.Tensor:
-        return room[:, :, self.first : self.first + self.length]
-
-    def update(self, layer_idx: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write a step's keys and values (B, H, n, d) behind those kept: both with S + n frames."""
-        results = []
-        for store, new in ((self.keys, key), (self.values, value)):
-            if layer_idx not in store:
-                store[layer_idx] = self._with_room(new[:, :, :0], new.shape[2])
-            begin = self.first + self.length
-            store[layer_idx][:, :, begin : begin + new.shape[2]] = new
-            results.append(store[layer_idx][:, :, self.first : begin + new.shape[2]])
-        return results[0], results[1]
-
-    def extend_convolution_input(
-        self, layer_idx: int, frames: torch.Tensor, chunk_size: int, context: int
-    ) -> torch.Tensor:
-        """A step's frames (B, L, D) between the `context` frames before them and as many zeros.
-
-        Kept for the next step: the `context` frames up to the end of the chunk, the first `chunk_size` frames.
-        """
-        zeros = frames.new_zeros(len(frames), context, frames.shape[2])
-        row = torch.cat([self.convolution_inputs.get(layer_idx, zeros), frames, zeros], dim=1)
-        self.convolution_inputs[layer_idx] = row[:, chunk_size : chunk_size + context].clone()
-        return row
-
-    def advance(self, chunk_mask: torch.Tensor) -> None:
-        """Keep the chunk that all layers have written, (B, C) bool true where real, and forget what is too old."""
-        valid = torch.cat([self.valid, chunk_mask], dim=1)
-        excess = 0 if self.left_context_frames is None else max(0, valid.shape[1] - self.left_context_frames)
-        self.valid = valid[:, excess:]
-        self.positions = self.positions + chunk_mask.sum(-1)
-        self.first += excess
-
-    def select(self, rows: torch.Tensor) -> "ConformerCache":
-        """The streams `rows` (int64 indices) as a cache of their own."""
-        chosen = ConformerCache(self.left_context_frames)
-        for name in ("keys", "values"):
-            setattr(chosen, name, {layer: self._kept(room)[rows] for layer, room in getattr(self, name).items()})
-        chosen.convolution_inputs = {layer: tensor[rows] for layer, tensor in self.convolution_inputs.items()}
-        chosen.valid, chosen.positions = self.valid[rows], self.positions[rows]
-        return chosen
-
-    @classmethod
-    def stack(cls, caches: list["ConformerCache"]) -> "ConformerCache":
-        """Several caches as one batch. Shorter ones get invalid frames in front, so that all end at the same place."""
-        length = max(cache.length for cache in caches)
-        stacked = cls(caches[0].left_context_frames)
-        for name in ("keys", "values"):
-            store = getattr(stacked, name)
-            for layer in caches[0].keys:
-                rows = [cache._kept(getattr(cache, name)[layer]) for cache in caches]
-                store[layer] = torch.cat([F.pad(row, (0, 0, length - row.shape[2], 0)) for row in rows])
-        for layer in caches[0].convolution_inputs:
-            stacked.convolution_inputs[layer] = torch.cat([cache.convolution_inputs[layer] for cache in caches])
-        stacked.valid = torch.cat([F.pad(cache.valid, (length - cache.length, 0)) for cache in caches])
-        stacked.positions = torch.cat([cache.positions for cache in caches])
-        return stacked
 
 
 class StreamingLayout:
