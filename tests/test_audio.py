@@ -2,14 +2,16 @@
 
 import io
 import logging
+import os
 import pickle
+import threading
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from hf_speech_ssl.data.audio import SAMPLING_RATE, AudioError, SkippedAudio, audio_duration, load_audio
+from hf_speech_ssl.data.audio import SAMPLING_RATE, AudioError, SkippedAudio, audio_duration, is_read_once, load_audio
 
 NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, SAMPLING_RATE).astype(np.float32)
 LOSSLESS = [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("AIFF", "PCM_16"), ("AU", "PCM_16")]
@@ -123,7 +125,7 @@ def test_a_header_alone_is_empty_and_a_piped_header_is_fine() -> None:
         ("missing", {"path": "/no/such/file.wav", "bytes": None}),
         ("silent", encode(np.zeros(SAMPLING_RATE))),
         ("silent", encode(np.full(SAMPLING_RATE, 0.25))),
-        ("silent", encode(np.stack([NOISE, -NOISE], axis=1), subtype="FLOAT")),
+        ("silent", encode(np.zeros((SAMPLING_RATE, 2)))),
         ("not finite", encode(np.where(np.arange(SAMPLING_RATE) == 99, np.nan, NOISE), subtype="FLOAT")),
         ("not finite", {"array": np.append(NOISE, np.inf), "sampling_rate": 16_000}),
         ("too short", encode(NOISE[:399])),
@@ -160,6 +162,46 @@ def test_limits_are_exact() -> None:
     assert refusal({"array": NOISE, "sampling_rate": 8000}, max_seconds=1.5).reason == "too long"
 
 
+@pytest.mark.parametrize("share", [1.0, 0.9])
+@pytest.mark.parametrize("loudest", [0, 1])
+def test_of_channels_that_cancel_the_louder_one_is_used_and_that_is_said(caplog, share: float, loudest: int) -> None:
+    """A microphone with its poles swapped, and one that is a little less sensitive."""
+    channels = [NOISE * 0.5, -NOISE * 0.5 * share][:: 1 if loudest == 0 else -1]
+    with caplog.at_level(logging.WARNING):
+        waveform = load_audio(encode(np.stack(channels, axis=1), subtype="FLOAT"), name="call.wav")
+    assert "call.wav: its channels cancel" in caplog.text
+    np.testing.assert_array_equal(waveform, channels[0 if share == 1.0 else loudest])
+    array = {"array": np.stack(channels, axis=1), "sampling_rate": SAMPLING_RATE}
+    np.testing.assert_array_equal(load_audio(array), waveform)
+
+
+def test_channels_that_are_independent_or_dead_are_still_averaged(caplog) -> None:
+    other = np.random.default_rng(1).uniform(-0.5, 0.5, SAMPLING_RATE).astype(np.float32)
+    for second in (other, other * 0):
+        stereo = np.stack([NOISE, second], axis=1)
+        np.testing.assert_array_equal(load_audio(encode(stereo, subtype="FLOAT")), stereo.mean(axis=1))
+    assert not caplog.records
+
+
+def test_a_pipe_is_read_in_one_pass(tmp_path, monkeypatch) -> None:
+    pipe = tmp_path / "pipe.wav"
+    os.mkfifo(pipe)
+    assert is_read_once(pipe) and is_read_once("-") and not is_read_once(tmp_path) and not is_read_once("none.wav")
+    writer = threading.Thread(target=lambda: pipe.write_bytes(encode(NOISE)))
+    writer.start()
+    np.testing.assert_array_equal(load_audio(pipe), load_audio(encode(NOISE)))
+    writer.join()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(encode(NOISE))))
+    np.testing.assert_array_equal(load_audio("-"), load_audio(encode(NOISE)))
+
+
+def test_a_name_that_is_no_utf_8_is_read(tmp_path) -> None:
+    path = os.fsencode(tmp_path) + b"/caf\xe9.wav"
+    with open(path, "wb") as file:
+        file.write(encode(NOISE))
+    assert load_audio(os.fsdecode(path)).shape == NOISE.shape
+
+
 def test_a_header_that_promises_years_allocates_nothing() -> None:
     data = bytearray(encode(NOISE, format="FLAC"))
     data[21] |= 0x0F  # the upper bits of the 36-bit sample count in STREAMINFO
@@ -167,6 +209,12 @@ def test_a_header_that_promises_years_allocates_nothing() -> None:
     assert audio_duration(bytes(data)) > 10**6
     assert refusal(bytes(data), max_seconds=40.0).reason == "too long"
     assert refusal(bytes(data)).reason == "truncated"
+
+
+def test_without_ffmpeg_the_message_says_what_it_would_read(monkeypatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    error = refusal(b"\0\0\0\x20ftypM4A " + bytes(1000))
+    assert error.reason == "not audio" and "install ffmpeg" in error.detail and "m4a" in error.detail
 
 
 def test_duration_reads_the_header_alone(tmp_path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from ..data.audio import AudioError, check_rate, mono_blocks, open_audio
+from ..data.audio import AudioError, check_rate, open_audio
 from ..recognition.packing import can_pack, pack_layers
 from ..recognition.recognizer import Recognizer
 from ..recognition.streaming import StreamingTranscriber
@@ -186,8 +186,8 @@ def _until_interrupted(blocks: Iterable[np.ndarray], waits: bool) -> Iterator[np
 def _open(source: str, sampling_rate: int) -> Iterator[tuple[Iterator[np.ndarray], float]]:
     """Mono samples (n,), a tenth of a second at a time, and their rate."""
     if source != "-":
-        with open_audio(source, source) as file:
-            yield mono_blocks(file, source, max(1, int(BLOCK_SECONDS * file.samplerate))), file.samplerate
+        with open_audio(source, source) as audio:
+            yield _cut(audio.blocks(), max(1, int(BLOCK_SECONDS * audio.samplerate))), audio.samplerate
         return
     check_rate(sampling_rate, "standard input")
     if sys.stdin is None or sys.stdin.isatty():
@@ -197,6 +197,11 @@ def _open(source: str, sampling_rate: int) -> Iterator[tuple[Iterator[np.ndarray
             "nothing is piped in; for a microphone: arecord -q -t raw -f S16_LE -r 16000 | hf-speech-ssl stream - ...",
         )
     yield _raw_blocks(sys.stdin.buffer, sampling_rate), sampling_rate
+
+
+def _cut(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    for block in blocks:
+        yield from np.split(block, range(size, len(block), size))
 
 
 def _raw_blocks(stdin: Any, sampling_rate: int) -> Iterator[np.ndarray]:

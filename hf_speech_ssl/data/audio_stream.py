@@ -8,9 +8,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from .audio import MIN_SAMPLES, SAMPLING_RATE, AudioError, AudioSource, audio_name, mono_blocks, open_audio
-
-_BLOCK_SECONDS = 10  # decoded at once
+from .audio import MIN_SAMPLES, SAMPLING_RATE, AudioError, AudioSource, audio_name, open_audio
 
 
 def stream_audio(
@@ -32,9 +30,8 @@ def stream_audio(
     """
     name = name or audio_name(source)
     count = 0
-    with open_audio(source, name) as file:
-        blocks = mono_blocks(file, name, _BLOCK_SECONDS * file.samplerate)
-        for block in _resampled(_checked(blocks, name), file.samplerate):
+    with open_audio(source, name) as audio:
+        for block in _resampled(_checked(audio.blocks(), name), audio.samplerate):
             count += len(block)
             yield block
     if count < min_samples:
@@ -50,7 +47,7 @@ def _checked(blocks: Iterable[NDArray[np.float32]], name: str) -> Iterator[NDArr
         lowest, highest = min(lowest, block.min()), max(highest, block.max())
         yield block
     if lowest == highest:
-        raise AudioError(name, "silent", "all samples are equal after mixing down to mono; speech is needed.")
+        raise AudioError(name, "silent", "all samples are equal; speech is needed.")
     if lowest > highest:
         raise AudioError(name, "empty", "it holds no samples; remove it or record it again.")
 

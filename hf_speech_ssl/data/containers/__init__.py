@@ -1,0 +1,92 @@
+"""What a sound file really holds, where libsndfile would believe a wrong header."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from ..audio_error import AudioError
+from .chunked import UnreadRest, layout_of, mpeg_in_wav, repair_au, repair_chunked
+from .flac import repair_flac
+from .mpeg import covered_share, read_header, repair_mpeg
+from .ogg import split_ogg
+from .splice import SplicedFile, end_of_id3, size_without_tags
+
+__all__ = ["Recording", "find_recordings", "find_mpeg", "unread_bytes"]
+
+_LEAST_SHARE = 0.5  # of a file without a known beginning must be MPEG frames for it to be taken for MP3
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A stretch of a file that libsndfile can read to its end.
+
+    Attributes:
+        file: the encoded audio, its header corrected.
+        is_measured: whether its length was compared with the file; otherwise see `unread_bytes`.
+    """
+
+    file: SplicedFile
+    is_measured: bool = True
+
+
+def find_recordings(source: BinaryIO, size: int, name: str) -> list[Recording]:
+    """The recordings in an encoded file, to be read one after the other. Most files hold one.
+
+    Args:
+        source: a seekable file of `size` bytes.
+        name: how errors call the file.
+
+    Raises:
+        AudioError: "truncated": the header promises more than there is. "unread rest": much follows the audio that
+            cannot be read.
+    """
+    file = SplicedFile(source, [range(size)])
+    try:
+        return _find(file)
+    except EOFError as error:
+        promised = "the header promises {} bytes, {} are there" if error.args else "its last frame is not whole"
+        raise AudioError(name, "truncated", f"{promised.format(*error.args)}; copy the file again.") from error
+    except UnreadRest as error:
+        raise AudioError(
+            name,
+            "unread rest",
+            "the header states {} bytes of audio, and {} bytes follow that it does not mention. If they are audio, "
+            "write the header again: ffmpeg -ignore_length 1 -i OLD.wav NEW.wav; if not, cut them off.".format(
+                *error.args
+            ),
+        ) from error
+
+
+def find_mpeg(source: BinaryIO, size: int, name: str) -> list[Recording]:
+    """The MP3 in a file that begins with something else, such as the rest of a frame; empty if there is none."""
+    file = SplicedFile(source, [range(size)])
+    if covered_share(file) < _LEAST_SHARE:
+        return []
+    return [Recording(part) for part in repair_mpeg(file) or []]
+
+
+def unread_bytes(recording: Recording) -> int:
+    """Bytes between the place where decoding ended and the end of the file, without the tags of players."""
+    if recording.is_measured:
+        return 0
+    return max(0, size_without_tags(recording.file) - recording.file.end_of_reading)
+
+
+def _find(file: SplicedFile) -> list[Recording]:
+    begin = end_of_id3(file)
+    head = file.at(begin, 40)
+    if layout_of(file.at(0, 40)) is not None:
+        parts = repair_chunked(file)
+        inside = mpeg_in_wav(parts[0]) if len(parts) == 1 else None
+        return [Recording(part) for part in (inside and repair_mpeg(inside)) or parts]
+    if head[:4] in (b".snd", b"dns."):
+        return [Recording(repair_au(file.part(begin, file.size)))]
+    if head[:4] == b"fLaC":
+        return [Recording(part, is_measured=False) for part in repair_flac(file)]
+    if head[:4] == b"OggS":
+        return [Recording(part) for part in split_ogg(file)]
+    if begin or read_header(head, 0) is not None:
+        parts = repair_mpeg(file) or []
+        return [Recording(part) for part in parts] if parts else [Recording(file, is_measured=False)]
+    return [Recording(file, is_measured=False)]

@@ -1,0 +1,219 @@
+"""Encoded audio of any kind as blocks of mono samples at its own rate."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, BinaryIO, Protocol
+
+import fsspec
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from .audio_error import AudioError
+from .containers import Recording, find_mpeg, find_recordings, unread_bytes
+from .ffmpeg import FFmpegStream, decode_with_ffmpeg, has_ffmpeg
+
+logger = logging.getLogger(__name__)
+
+_BLOCK_SECONDS = 10  # decoded at once: what a header claims is never allocated before it has been read
+_LOSSY = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "VORBIS", "OPUS")
+_LOSSY_SLACK = 0.01  # the length that is stated for these is sometimes an estimate
+_UNREAD_BYTES = 16_384  # at the end of a file are not worth a refusal
+_CANCELLED = 0.1  # mean power of the mix times channels over that of a channel; 1 where channels are independent
+
+
+class OpenAudio(Protocol):
+    """An encoded file that has been opened.
+
+    Attributes:
+        samplerate: in Hz.
+        frames: samples per channel by the header; None where only decoding tells.
+    """
+
+    samplerate: int
+    frames: int | None
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """All samples, mixed down to mono: (samples,) at most ten seconds each.
+
+        Raises:
+            AudioError: decoding breaks off, or the header promised more.
+        """
+
+
+class _SndFiles:
+    """The recordings of a file, decoded by libsndfile one after the other."""
+
+    def __init__(self, recordings: list[tuple[Recording, soundfile.SoundFile]], name: str):
+        self._recordings, self._name = recordings, name
+        rates = sorted({file.samplerate for _, file in recordings})
+        if len(rates) > 1:
+            raise AudioError(
+                name,
+                "unread rest",
+                f"{len(recordings)} recordings in one file with sampling rates of {rates} Hz; make a file of each.",
+            )
+        self.samplerate = rates[0]
+        self.frames: int | None = sum(file.frames for _, file in recordings)
+        if self.frames == 0:
+            raise AudioError(name, "empty", "a header without any audio; copy or record it again.")
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        return _mixed((block for one in self._recordings for block in self._decoded(*one)), self._name)
+
+    def _decoded(self, recording: Recording, file: soundfile.SoundFile) -> Iterator[NDArray[np.float32]]:
+        frames = 0
+        try:
+            while len(block := file.read(_BLOCK_SECONDS * self.samplerate, dtype="float32", always_2d=True)):
+                frames += len(block)
+                yield block
+        except soundfile.SoundFileError as error:
+            raise AudioError(
+                self._name,
+                "truncated",
+                f"decoding broke off after {frames} frames ({_message(error)}); copy the file again.",
+            ) from error
+        if frames < file.frames * (1 - _LOSSY_SLACK * (file.subtype in _LOSSY)):
+            raise AudioError(
+                self._name,
+                "truncated",
+                f"the header promises {file.frames} frames, {frames} are there; copy the file again.",
+            )
+        if (unread := unread_bytes(recording)) > _UNREAD_BYTES:
+            raise AudioError(
+                self._name,
+                "unread rest",
+                f"{unread} bytes behind {frames / self.samplerate:.2f} s of audio cannot be read; convert the file "
+                f"to wav or flac with the program that wrote it.",
+            )
+
+
+class _FFmpegAudio:
+    """A file that ffmpeg decodes."""
+
+    def __init__(self, stream: FFmpegStream, name: str):
+        self._stream, self._name = stream, name
+        self.frames: int | None = None
+        self.samplerate: int = stream.samplerate
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        return _mixed(self._stream.blocks(_BLOCK_SECONDS * self.samplerate), self._name)
+
+
+def is_remote(path: Any) -> bool:
+    """Whether a path is a URL (`hf://`, `https://`, `zip://...::hf://`), as streamed data sets hold them."""
+    return isinstance(path, str) and "://" in path
+
+
+def is_read_once(path: Any) -> bool:
+    """Whether a path can be read only once, as pipes can: `-` (standard input), `/dev/stdin`, `<(...)`, a named pipe.
+
+    Reading the header of such a file takes it away from the next reader.
+    """
+    if path == "-":
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError, TypeError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode))
+
+
+@contextmanager
+def open_audio(source: Any, name: str) -> Iterator[OpenAudio]:
+    """Open any encoded source of `load_audio`; `-` is standard input.
+
+    Raises:
+        AudioError: as `load_audio`.
+    """
+    if isinstance(source, dict):
+        if source.get("bytes") is None and source.get("path") is None:
+            raise AudioError(name, "missing", f"neither 'bytes' nor 'path' is set; the keys are {sorted(source)}.")
+        source = source["bytes"] if source.get("bytes") is not None else source["path"]
+    with ExitStack() as stack:
+        path = source if isinstance(source, (str, os.PathLike)) and not is_remote(source) else None
+        if isinstance(source, (str, os.PathLike)):
+            source = stack.enter_context(_open_path(source, name))
+        elif isinstance(source, (bytes, bytearray, memoryview)):
+            source = io.BytesIO(source)
+        if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
+            what = type(source).__name__
+            raise AudioError(name, "not audio", f"a path, bytes, a binary file or a dictionary is needed, got {what}.")
+        if not source.seekable():
+            source, path = io.BytesIO(source.read()), None  # a pipe, in one pass
+        yield _open_file(source, path, name, stack)
+
+
+def _open_path(path: str | os.PathLike[str], name: str) -> BinaryIO:
+    try:
+        if path == "-":
+            return io.BytesIO(sys.stdin.buffer.read())
+        if not is_remote(path):
+            return open(path, "rb")
+        with fsspec.open(path, "rb") as file:
+            return io.BytesIO(file.read())  # once, whole: libsndfile seeks, and each seek would be a request
+    except OSError as error:
+        raise AudioError(name, "missing", f"it cannot be opened ({error}); check the path.") from error
+
+
+def _open_file(source: BinaryIO, path: str | os.PathLike[str] | None, name: str, stack: ExitStack) -> OpenAudio:
+    size = source.seek(0, io.SEEK_END)
+    if size == 0:
+        raise AudioError(name, "empty", "the file has 0 bytes; copy or record it again.")
+    try:
+        return _open_recordings(find_recordings(source, size, name), name, stack)
+    except (soundfile.SoundFileError, TypeError) as error:
+        if recordings := find_mpeg(source, size, name):
+            return _open_recordings(recordings, name, stack)
+        if not has_ffmpeg():
+            raise AudioError(
+                name,
+                "not audio",
+                f"libsndfile cannot read it ({_message(error)}). If it is audio (m4a, mp4, webm, aac, amr, wma ...), "
+                f"install ffmpeg, which is then used, or convert it to wav or flac.",
+            ) from error
+    return _FFmpegAudio(stack.enter_context(decode_with_ffmpeg(path or source, name)), name)
+
+
+def _open_recordings(recordings: list[Recording], name: str, stack: ExitStack) -> OpenAudio:
+    opened = []
+    for recording in recordings:
+        recording.file.seek(0)
+        opened.append((recording, stack.enter_context(soundfile.SoundFile(recording.file))))
+    return _SndFiles(opened, name)
+
+
+def _mixed(blocks: Iterable[NDArray[np.float32]], name: str) -> Iterator[NDArray[np.float32]]:
+    cancelled = False
+    for block in blocks:
+        mono, cancels = mix_down(block)
+        if cancels and not cancelled:
+            cancelled = True
+            logger.warning("%s: its channels cancel each other out when mixed; the louder one is used there.", name)
+        yield mono
+
+
+def mix_down(samples: NDArray[Any]) -> tuple[NDArray[np.float32], bool]:
+    """Mono float32 samples from (samples, channels), and whether the channels cancel each other out.
+
+    The mean of the channels, but where they cancel (a microphone with its poles swapped): the loudest channel.
+    """
+    if samples.shape[1] == 1:
+        return np.ascontiguousarray(samples[:, 0], dtype=np.float32), False
+    mean = samples.mean(axis=1, dtype=np.float64 if samples.dtype == np.float64 else None)
+    power = np.square(samples, dtype=np.float64).mean(axis=0) if len(samples) else np.zeros(1)
+    if np.square(mean, dtype=np.float64).sum() * samples.shape[1] < _CANCELLED * power.mean() * len(samples):
+        return np.ascontiguousarray(samples[:, int(power.argmax())], dtype=np.float32), True
+    return np.ascontiguousarray(mean, dtype=np.float32), False
+
+
+def _message(error: Exception) -> str:
+    """libsndfile's own words, without the address of the file object that soundfile puts before them."""
+    return str(getattr(error, "error_string", error)).removeprefix("Error : ").rstrip(".")
