@@ -21,15 +21,14 @@ from transformers import AutoModelForCTC, PreTrainedConfig, PreTrainedModel, Wav
 
 from hf_speech_ssl.decoding import build_ctc_processor
 from hf_speech_ssl.evaluation import normalize_text
-from hf_speech_ssl.hub import check_push, publish
 from hf_speech_ssl.run_folder import OFFLINE, mode_name
+from hf_speech_ssl.scripts import call, publish_run, training_run
 from hf_speech_ssl.training.building import is_ctc_model, load_feature_extractor, load_model, make_config
-from hf_speech_ssl.training.checkpoints import checkpoint_to_resume
-from hf_speech_ssl.training.corpus import Corpus, DataSettings
+from hf_speech_ssl.training.corpus import Corpus, DataSettings, estimate_normalization
 from hf_speech_ssl.training.loop import TrainingLoop
 from hf_speech_ssl.training.objectives import Transcription
+from hf_speech_ssl.training.run import Run
 from hf_speech_ssl.training.settings import TrainingSettings, flag, parse_settings
-from hf_speech_ssl.training.setup import estimate_normalization, make_accelerator, write_arguments
 from hf_speech_ssl.training.transcripts import TranscriptEvaluator
 
 
@@ -59,18 +58,18 @@ def make_processor(source: Path | str | None, corpus: Corpus, normalize: bool) -
     return build_ctc_processor(map(normalize_text, texts) if normalize else texts, load_feature_extractor(source))
 
 
-def make_model(model_settings: ModelSettings, processor: Wav2Vec2Processor) -> PreTrainedModel:
+def make_model(run: Run, model_settings: ModelSettings, processor: Wav2Vec2Processor) -> PreTrainedModel:
     """The encoder, with a head for the processor's characters."""
-    pretrained = model_settings.model_name_or_path
+    source = run.source_of(model_settings.model_name_or_path)
     config = make_config(
         model_settings.config_name,
-        pretrained,
+        source,
         model_settings.config_overrides,
         vocab_size=len(processor.tokenizer),
         pad_token_id=processor.tokenizer.pad_token_id,
         ctc_loss_reduction="mean",  # the loop's mean over utterances builds on it
     )
-    model = load_model(AutoModelForCTC, config, None if model_settings.from_scratch else pretrained)
+    model = load_model(AutoModelForCTC, config, None if model_settings.from_scratch else source)
     if model_settings.freeze_encoder:
         model.base_model.requires_grad_(False)
     if model_settings.freeze_feature_projection:
@@ -101,18 +100,21 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     model_settings, data, settings = parse_settings(
         argv, __doc__, (ModelSettings, DataSettings, TrainingSettings), **recipe
     )
-    resumed = checkpoint_to_resume(settings.output_dir, settings.resume_from_checkpoint)
+    with training_run(settings, model_settings, data) as run:
+        return publish_run(run, fine_tune(run, model_settings, data))
 
-    if settings.push_to_hub:
-        check_push(settings.output_dir, settings.hub_model_id)
-    accelerator = make_accelerator(settings)
-    write_arguments(Path(settings.output_dir), accelerator, model_settings, data, settings)
+
+def fine_tune(run: Run, model_settings: ModelSettings, data: DataSettings) -> TrainingLoop:
+    """Fine-tune a model and leave it in the output folder."""
+    accelerator, settings = run.accelerator, run.settings
     corpus = Corpus.load(data, accelerator, text_column=model_settings.text_column_name)
-    processor = make_processor(resumed or model_settings.model_name_or_path, corpus, model_settings.normalize_text)
+    processor = make_processor(
+        run.checkpoint or model_settings.model_name_or_path, corpus, model_settings.normalize_text
+    )
     if processor.feature_extractor.mean is None:
         sample = corpus.sample_batches(settings.seed).epoch(0)
         estimate_normalization(processor.feature_extractor, sample, model_settings.normalization_seconds, accelerator)
-    model = make_model(model_settings, processor)
+    model = make_model(run, model_settings, processor)
 
     objective = Transcription(processor, normalize_text if model_settings.normalize_text else str)
     batches = corpus.train_batches(accelerator, settings.seed)
@@ -120,13 +122,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     modes = evaluation_modes(model.config, model_settings.eval_chunk_durations_ms)
     evaluator = TranscriptEvaluator(accelerator, objective, splits, modes) if splits else None
     max_steps = corpus.num_steps(settings, batches, accelerator)
-    loop = TrainingLoop(accelerator, model, [processor], objective, batches, settings, max_steps, evaluator)
-    metrics, results = loop.run(), loop.results()
-    if accelerator.is_main_process:
-        publish(settings.output_dir, results, settings.push_to_hub, settings.hub_model_id)
-    accelerator.end_training()
-    return metrics
+    loop = TrainingLoop(run, model, [processor], objective, batches, max_steps, evaluator)
+    loop.run()
+    return loop
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

@@ -327,6 +327,9 @@ class TrainingState:
     best_metric: float | None = None
     best_step: int = 0
     num_processes: int = 1
+    max_steps: int = 0  # of the run as it was planned
+    learning_rate: float = 0.0  # of the last update
+    checksums: dict[str, str] = field(default_factory=dict)  # of the other files of the checkpoint
 
     @classmethod
     def read(cls, checkpoint: str | Path) -> "TrainingState":

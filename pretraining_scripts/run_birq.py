@@ -10,15 +10,12 @@ batches hold 100 utterances, about 1,200 seconds in all: set `per_device_train_b
 `gradient_accumulation_steps` so that they come to that together with the number of processes.
 """
 
-from pathlib import Path
-
 from hf_speech_ssl import BiRQForPreTraining
-from hf_speech_ssl.hub import check_push, publish
+from hf_speech_ssl.scripts import call, publish_run, training_run
 from hf_speech_ssl.training.building import load_model, make_config
 from hf_speech_ssl.training.corpus import DataSettings
 from hf_speech_ssl.training.pretraining import PretrainingSettings, pretrain
 from hf_speech_ssl.training.settings import TrainingSettings, parse_settings
-from hf_speech_ssl.training.setup import make_accelerator, write_arguments
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -27,19 +24,12 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     choice, data, settings = parse_settings(
         argv, __doc__, (PretrainingSettings, DataSettings, TrainingSettings), **recipe
     )
-    pretrained = choice.model_name_or_path
-    config = make_config(choice.config_name, pretrained, choice.config_overrides)
-    if settings.push_to_hub:
-        check_push(settings.output_dir, settings.hub_model_id)
-    accelerator = make_accelerator(settings)
-    write_arguments(Path(settings.output_dir), accelerator, choice, data, settings)
-    model = load_model(BiRQForPreTraining, config, pretrained)
-    metrics, results = pretrain(accelerator, model, pretrained, choice, data, settings)
-    if accelerator.is_main_process:
-        publish(settings.output_dir, results, settings.push_to_hub, settings.hub_model_id)
-    accelerator.end_training()
-    return metrics
+    with training_run(settings, choice, data) as run:
+        source = run.source_of(choice.model_name_or_path)
+        config = make_config(choice.config_name, source, choice.config_overrides)
+        model = load_model(BiRQForPreTraining, config, source)
+        return publish_run(run, pretrain(run, model, source, choice, data))
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

@@ -11,16 +11,14 @@ of processes. Labels of BEST-RQ need no tokenizer: `--config_overrides label_kin
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
-from hf_speech_ssl import ChunkSSLConfig, ChunkSSLForPreTraining, FSQModel
-from hf_speech_ssl.hub import check_push, publish
+from hf_speech_ssl import ChunkSSLConfig, ChunkSSLForPreTraining, FSQConfig, FSQModel
+from hf_speech_ssl.scripts import call, publish_run, training_run
 from hf_speech_ssl.training.building import load_model, make_config
 from hf_speech_ssl.training.corpus import DataSettings
 from hf_speech_ssl.training.pretraining import PretrainingSettings, pretrain
 from hf_speech_ssl.training.settings import TrainingSettings, flag, parse_config_overrides, parse_settings
-from hf_speech_ssl.training.setup import make_accelerator, write_arguments
 
 
 @dataclass(frozen=True)
@@ -30,12 +28,12 @@ class ChunkSSLSettings(PretrainingSettings):
     fsq_model_name_or_path: str | None = flag(None, "Trained tokenizer, from run_fsq.py; its sizes go to the config.")
 
 
-def load_tokenizer(choice: ChunkSSLSettings) -> FSQModel | None:
-    """The trained tokenizer, where the labels are its.
+def check_labels(choice: ChunkSSLSettings) -> None:
+    """Raise a ValueError unless the flags say where the labels come from, and once.
 
     Raises:
-        ValueError: a fresh model with FSQ labels and no tokenizer, a tokenizer that would not be used, overrides of
-            what the tokenizer says, or a model that is no tokenizer.
+        ValueError: a fresh model with FSQ labels and no tokenizer, a tokenizer that would not be used, or overrides of
+            what the tokenizer says.
     """
     continues = choice.model_name_or_path is not None
     overrides = parse_config_overrides(choice.config_overrides, ChunkSSLConfig)
@@ -46,7 +44,7 @@ def load_tokenizer(choice: ChunkSSLSettings) -> FSQModel | None:
                 "--fsq_model_name_or_path is needed: the trained tokenizer that the labels come from. Train one with "
                 "run_fsq.py, or take BEST-RQ's labels with --config_overrides label_kind=random_projection."
             )
-        return None
+        return
     if continues or random_projection:
         raise ValueError(
             "--fsq_model_name_or_path goes with a fresh model and FSQ labels only: a pretrained Chunk SSL model holds "
@@ -54,8 +52,6 @@ def load_tokenizer(choice: ChunkSSLSettings) -> FSQModel | None:
         )
     if shared := sorted(set(overrides) & set(ChunkSSLForPreTraining.tokenizer_fields)):
         raise ValueError(f"{', '.join(shared)} come from the tokenizer; leave them out of --config_overrides.")
-    source = choice.fsq_model_name_or_path
-    return cast(FSQModel, load_model(FSQModel, make_config(None, source, None), source))
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -65,29 +61,29 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     choice, data, settings = parse_settings(
         argv, __doc__, (ChunkSSLSettings, DataSettings, TrainingSettings), **recipe
     )
-    tokenizer = load_tokenizer(choice)
-    sizes = {} if tokenizer is None else tokenizer_sizes(tokenizer)
-    pretrained = choice.model_name_or_path
-    config = make_config(choice.config_name, pretrained, choice.config_overrides, **sizes)
-    if settings.push_to_hub:
-        check_push(settings.output_dir, settings.hub_model_id)
-    accelerator = make_accelerator(settings)
-    write_arguments(Path(settings.output_dir), accelerator, choice, data, settings)
-    model = load_model(ChunkSSLForPreTraining, config, pretrained)
-    if tokenizer is not None and isinstance(model, ChunkSSLForPreTraining):
-        model.load_tokenizer(tokenizer)
-    features_from = pretrained or choice.fsq_model_name_or_path
-    metrics, results = pretrain(accelerator, model, features_from, choice, data, settings)
-    if accelerator.is_main_process:
-        publish(settings.output_dir, results, settings.push_to_hub, settings.hub_model_id)
-    accelerator.end_training()
-    return metrics
+    check_labels(choice)
+    with training_run(settings, choice, data) as run:
+        source = run.source_of(choice.model_name_or_path)
+        labels_from = run.source_of(choice.fsq_model_name_or_path)
+        sizes = {} if labels_from is None else tokenizer_sizes(labels_from)
+        config = make_config(choice.config_name, source, choice.config_overrides, **sizes)
+        model = load_model(ChunkSSLForPreTraining, config, source)
+        if labels_from is not None and run.checkpoint is None and isinstance(model, ChunkSSLForPreTraining):
+            tokenizer_config = make_config(None, labels_from, None)
+            model.load_tokenizer(cast(FSQModel, load_model(FSQModel, tokenizer_config, labels_from)))
+        return publish_run(run, pretrain(run, model, source or labels_from, choice, data))
 
 
-def tokenizer_sizes(tokenizer: FSQModel) -> dict[str, object]:
-    """The fields of a tokenizer's config that the model around it must share."""
-    return {name: getattr(tokenizer.config, name) for name in ChunkSSLForPreTraining.tokenizer_fields}
+def tokenizer_sizes(source: str) -> dict[str, object]:
+    """The fields of a tokenizer's config that the model around it shares, from the one or the other."""
+    config = make_config(None, source, None)
+    wanted = (FSQConfig, ChunkSSLConfig)
+    if not isinstance(config, wanted):
+        raise ValueError(
+            f"--fsq_model_name_or_path needs a tokenizer, an FSQModel from run_fsq.py, got a {type(config).__name__}."
+        )
+    return {name: getattr(config, name) for name in ChunkSSLForPreTraining.tokenizer_fields}
 
 
 if __name__ == "__main__":
-    main()
+    call(main)

@@ -82,6 +82,24 @@ def test_resuming_on_real_batches_gives_the_same_weights(pretrained, tmp_path, m
     assert all(torch.equal(value, weights(pretrained)[name]) for name, value in weights(tmp_path).items())
 
 
+def test_other_data_or_batches_go_on_with_a_new_epoch(pretrained, tmp_path):
+    flags = [*BIRQ.split(), "--output_dir", str(tmp_path / "run"), "--max_steps", "5"]
+    flags += ["--resume_from_checkpoint", str(pretrained / "checkpoint-4"), "--per_device_train_batch_seconds", "10"]
+    with pytest.raises(ValueError, match=r"(?s)batch_seconds=12.*now.*batch_seconds=10.*--restart_data"):
+        run_birq.main(flags)
+    run_birq.main([*flags, "--restart_data"])
+    checkpoint = tmp_path / "run" / "checkpoint-5"
+    assert torch.load(checkpoint / "process-00000.pt")["position"]["epoch"] == 1
+
+
+def test_a_resumed_run_needs_its_pretrained_model_no_more(finetuned, pretrained, tmp_path):
+    moved = tmp_path / "moved"
+    flags = [*DATA.split(), "--max_steps", "7", "--eval_split_name", "", "--output_dir", str(tmp_path / "run")]
+    flags += ["--model_name_or_path", str(moved)]
+    run_ctc.main([*flags, "--resume_from_checkpoint", str(finetuned / "checkpoint-6")])
+    assert weights(tmp_path / "run").keys() == weights(finetuned).keys()
+
+
 def test_fine_tuning_leaves_a_model_that_the_pipeline_loads(pretrained, finetuned):
     results = json.loads((finetuned / "results.json").read_text())
     assert {"eval_validation_wer", "eval_test_wer", "eval_validation_cer", "eval_test_loss"} <= set(results)
@@ -159,7 +177,7 @@ def test_chunk_ssl_from_tokenizer_to_streaming_error_rates(tokenizer, tmp_path):
         ("", "--fsq_model_name_or_path is needed"),
         ("--fsq_model_name_or_path TOKENIZER --config_overrides label_kind=random_projection", "need none"),
         ("--fsq_model_name_or_path TOKENIZER --config_overrides frame_stacking=2", "frame_stacking come from"),
-        ("--fsq_model_name_or_path OTHER", "FSQModel needs .* a FSQConfig, got a BiRQConfig"),
+        ("--fsq_model_name_or_path OTHER", "needs a tokenizer, .* got a BiRQConfig"),
     ],
 )
 def test_labels_of_chunk_ssl_that_cannot_be(tokenizer, pretrained, tmp_path, flags, message):

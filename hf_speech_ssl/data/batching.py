@@ -286,9 +286,9 @@ class SpeechBatches:
     def _check_plan(self, start: DataPosition) -> None:
         if start.plan not in ("", self._plan):
             raise ValueError(
-                f"The position was saved with other settings, so what comes after it is not known.\n"
-                f"saved: {start.plan}\nnow:   {self._plan}\n"
-                f"Use the same settings, or begin an epoch anew with DataPosition(epoch={start.epoch})."
+                f"The place in the data was saved with other data or other batches, so what comes after it is not "
+                f"known.\nsaved: {start.plan}\nnow:   {self._plan}\nResume with the same ones, or begin a new epoch "
+                f"on these with --restart_data."
             )
 
     def _stop_without_audio(self, batches: BatchIterator) -> BatchIterator:

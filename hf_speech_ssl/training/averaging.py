@@ -25,12 +25,12 @@ from hf_speech_ssl.run_folder import (
     WEIGHTS_FILE,
     MetricName,
     RunArguments,
-    checkpoint_step,
     read_log,
 )
 
 from .building import is_ctc_model, load_feature_extractor
-from .checkpoints import Saveable, list_checkpoints, save_model
+from .checkpoints import Saveable, save_model
+from .output_folder import list_checkpoints, step_of
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def average_checkpoints(
         raise ValueError(f"--by must be best or last, got {by!r}.")
     average = choose_checkpoints(run_dir, num_checkpoints, by)
     folders = [run_dir / name for name in average.checkpoints]
-    newest = max(folders, key=_step)
+    newest = max(folders, key=step_of)
     model = load_any_model(newest)
     buffers = {name for name, _ in model.named_buffers()}
     model.load_state_dict(mean_of_weights(folders, buffers))
@@ -102,7 +102,7 @@ def choose_checkpoints(run_dir: Path, num_checkpoints: int, by: str) -> Average:
     metric = metric_of_run(run_dir, checkpoints[0])
     values = logged_values(run_dir, metric)
     evaluated = sorted(
-        (values[_step(folder)], -_step(folder), folder.name) for folder in checkpoints if _step(folder) in values
+        (values[step_of(folder)], -step_of(folder), folder.name) for folder in checkpoints if step_of(folder) in values
     )
     if len(evaluated) < num_checkpoints:
         raise ValueError(
@@ -181,9 +181,3 @@ def _open_weights(folder: Path) -> "safe_open":
             f"{folder} has no {WEIGHTS_FILE}; only checkpoints whose weights are one file can be averaged."
         )
     return safe_open(file, framework="pt")
-
-
-def _step(folder: Path) -> int:
-    step = checkpoint_step(folder)
-    assert step is not None  # list_checkpoints finds no others
-    return step

@@ -3,16 +3,22 @@
     checkpoint-1000/
         config.json, model.safetensors, ...   the model, its feature extractor or processor, its code
         optimizer.pt                          moments of AdamW, and the loss scaler's state with fp16
-        training_state.json                   `TrainingState`
+        training_state.json                   `TrainingState`, and the checksums of the other files
         process-00000.pt                      one per process: random states, position in the data
 
-A checkpoint is written under another name and renamed when complete, so whatever is called checkpoint-N is whole.
+A checkpoint is written under another name and renamed once all of it is on the disk. What happens to it later (a disk
+that fails, a copy that is cut short) the checksums show.
 """
 
+import errno
+import os
 import random
 import shutil
+import tempfile
+import zipfile
+import zlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,21 +26,25 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from hf_speech_ssl.data.batch import DataPosition
 from hf_speech_ssl.run_folder import (
-    CHECKPOINT_FOLDERS,
     OPTIMIZER_FILE,
     PARTIAL_SUFFIX,
     STATE_FILE,
+    WEIGHTS_FILE,
     TrainingState,
     checkpoint_name,
     checkpoint_step,
     process_file,
 )
 
+from .optimization import load_named_state, named_state
+
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # the latter are torch's and safetensors' for a full disk
 logger = get_logger(__name__)
 
 
@@ -51,6 +61,22 @@ def save_model(folder: Path, model: PreTrainedModel, companions: Sequence[Saveab
         companion.save_pretrained(folder)
 
 
+def save_final_model(folder: Path, model: PreTrainedModel, companions: Sequence[Saveable]) -> None:
+    """The same into the output folder, file by file once all are written: a full disk leaves no half model."""
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix="model.", suffix=PARTIAL_SUFFIX) as partial:
+            save_model(Path(partial), model, companions)
+            for file in Path(partial).iterdir():
+                _to_disk(file)
+                file.replace(folder / file.name)
+    except WRITE_ERRORS as error:
+        raise OSError(
+            f"The final model could not be written into {folder} ({error}). Its weights are in the last checkpoint: "
+            f"make room, then give the same command with --resume_from_checkpoint last."
+        ) from error
+    _to_disk(folder)
+
+
 def save_checkpoint(
     output_dir: Path,
     accelerator: Accelerator,
@@ -60,7 +86,11 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     position: DataPosition | None,
 ) -> Path:
-    """Write checkpoint-N, N being `state.step`; every process calls this and writes its own share."""
+    """Write checkpoint-N, N being `state.step`; every process calls this and writes its own share.
+
+    Raises:
+        OSError: it could not be written; older checkpoints are as they were.
+    """
     folder = output_dir / checkpoint_name(state.step)
     partial = folder.with_name(folder.name + PARTIAL_SUFFIX)
     if accelerator.is_main_process:
@@ -68,37 +98,96 @@ def save_checkpoint(
         partial.mkdir(parents=True)
     accelerator.wait_for_everyone()
     partial.mkdir(exist_ok=True)
-    place = asdict(position) if position else None
-    torch.save({"position": place, **random_states()}, partial / process_file(accelerator.process_index))
+    try:
+        place = asdict(position) if position else None
+        own_file = partial / process_file(accelerator.process_index)
+        torch.save({"position": place, **random_states()}, own_file)
+        _to_disk(own_file)
+        if accelerator.is_main_process:
+            save_model(partial, model, companions)
+            scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+            torch.save({"optimizer": named_state(optimizer, model), "scaler": scaler}, partial / OPTIMIZER_FILE)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            for file in partial.iterdir():
+                _to_disk(file)
+            state.checksums = {file.name: checksum(file) for file in sorted(partial.iterdir())}
+            state.write(partial)
+    except WRITE_ERRORS as error:
+        free = shutil.disk_usage(output_dir).free / 2**20
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(
+            f"{folder} could not be written ({error}); {free:,.0f} MiB were free there. Checkpoints written before "
+            f"are whole: make room, then go on with --resume_from_checkpoint last."
+        ) from error
     if accelerator.is_main_process:
-        save_model(partial, model, companions)
-        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-        torch.save({"optimizer": optimizer.state_dict(), "scaler": scaler}, partial / OPTIMIZER_FILE)
-        state.write(partial)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        replace_folder(partial, folder)
     accelerator.wait_for_everyone()
     return folder
 
 
+def damage(folder: Path) -> str | None:
+    """Why a checkpoint cannot be used, or `None`. Checkpoints without checksums are checked for their ends only."""
+    try:
+        state = TrainingState.read(folder)
+    except (OSError, ValueError, TypeError) as error:
+        return str(error)
+    if checkpoint_step(folder) not in (None, state.step):
+        return f"{STATE_FILE} is of update {state.step}"
+    for name, expected in state.checksums.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if checksum(folder / name) != expected:
+            return f"{name} is not as it was written"
+    if not state.checksums:
+        for name in (WEIGHTS_FILE, OPTIMIZER_FILE, process_file(0)):
+            if not (folder / name).is_file():
+                return f"{name} is missing"
+            if name.endswith(".pt") and not zipfile.is_zipfile(folder / name):
+                return f"{name} is cut short"
+        try:
+            with safe_open(folder / WEIGHTS_FILE, framework="pt"):
+                pass
+        except SafetensorError:
+            return f"{WEIGHTS_FILE} is cut short"
+    return None
+
+
+def checksum(file: Path) -> str:
+    """Length and CRC-32 of a file: enough to recognize one that was cut short or spoiled."""
+    crc, length = 0, 0
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            crc, length = zlib.crc32(block, crc), length + len(block)
+    return f"{length}-{crc:08x}"
+
+
 def load_checkpoint(
-    folder: Path, accelerator: Accelerator, model: PreTrainedModel, optimizer: torch.optim.Optimizer
+    folder: Path,
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    restart_data: bool = False,
 ) -> tuple[TrainingState, DataPosition | None]:
     """Put weights, optimizer and random states back; returns the state and this process's position in the data.
 
     With another number of processes than the checkpoint's, the run begins the epoch anew and with fresh random states:
     correct, but not what the uninterrupted run would have computed.
+
+    Args:
+        optimizer: keeps the settings that it has; only the moments are the checkpoint's.
+        restart_data: begin a new epoch rather than go on within one.
     """
     state = TrainingState.read(folder)
     load_weights(folder, model)
-    tensors = torch.load(folder / OPTIMIZER_FILE, map_location=accelerator.device, weights_only=True)
-    optimizer.load_state_dict(tensors["optimizer"])
+    tensors = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+    load_named_state(optimizer, model, tensors["optimizer"])
     if accelerator.scaler is not None and tensors["scaler"]:
         accelerator.scaler.load_state_dict(tensors["scaler"])
     position = restore_process(folder, accelerator, state)
     state.num_processes = accelerator.num_processes
+    if restart_data and position is not None:
+        position = DataPosition(position.epoch + 1)
     return state, position
 
 
@@ -106,8 +195,10 @@ def restore_process(folder: Path, accelerator: Accelerator, state: TrainingState
     """This process's random states, put back, and its position in the data."""
     same = state.num_processes == accelerator.num_processes
     index = accelerator.process_index if same else 0
-    process = torch.load(folder / f"process-{index:05d}.pt", map_location="cpu", weights_only=True)
-    position = DataPosition(**process["position"]) if process["position"] else None
+    process = torch.load(folder / process_file(index), map_location="cpu", weights_only=True)
+    known = {field.name for field in fields(DataPosition)}
+    saved = process["position"]
+    position = DataPosition(**{name: value for name, value in saved.items() if name in known}) if saved else None
     if same:
         set_random_states(process)
         return position
@@ -124,7 +215,7 @@ def load_weights(folder: Path, model: PreTrainedModel) -> None:
     Raises:
         ValueError: the checkpoint holds another model.
     """
-    theirs, ours = load_file(folder / "model.safetensors"), model.state_dict()
+    theirs, ours = load_file(folder / WEIGHTS_FILE), model.state_dict()
     shapes = [{name: list(tensor.shape) for name, tensor in tensors.items()} for tensors in (theirs, ours)]
     wrong = sorted(name for name in theirs.keys() | ours.keys() if shapes[0].get(name) != shapes[1].get(name))
     if wrong:
@@ -160,49 +251,25 @@ def set_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def list_checkpoints(output_dir: Path) -> list[Path]:
-    """Complete checkpoints in `output_dir`, oldest first."""
-    found = {
-        step: folder
-        for folder in output_dir.glob(CHECKPOINT_FOLDERS)
-        if (step := checkpoint_step(folder)) is not None and (folder / STATE_FILE).is_file()
-    }
-    return [found[step] for step in sorted(found)]
+def replace_folder(new: Path, folder: Path) -> None:
+    """Rename a complete folder, over an older one if there is one; both names reach the disk."""
+    old = folder.with_name(folder.name + ".deleting")
+    shutil.rmtree(old, ignore_errors=True)
+    _to_disk(new)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    _to_disk(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def checkpoint_to_resume(output_dir: str | Path, resume_from_checkpoint: str | None) -> Path | None:
-    """The checkpoint folder that `--resume_from_checkpoint` means; `None` starts afresh.
-
-    `last` without a checkpoint starts afresh, so that a job that is queued again after an interruption can always be
-    given the same command.
-
-    Raises:
-        ValueError: no checkpoint there, or one would be overwritten by a run that does not resume.
-    """
-    checkpoints = list_checkpoints(Path(output_dir))
-    if resume_from_checkpoint is None:
-        if checkpoints:
-            raise ValueError(
-                f"{output_dir} already holds {checkpoints[-1].name}. Go on from it with --resume_from_checkpoint "
-                f"last, or choose another --output_dir."
-            )
-        return None
-    if resume_from_checkpoint == "last":
-        return checkpoints[-1] if checkpoints else None
-    folder = Path(resume_from_checkpoint)
-    if not (folder / STATE_FILE).is_file():
-        known = ", ".join(checkpoint.name for checkpoint in checkpoints) or "none"
-        raise ValueError(
-            f"{folder} is no checkpoint to resume from: it has no {STATE_FILE}. Checkpoints in {output_dir}: {known}."
-        )
-    return folder
-
-
-def delete_old_checkpoints(output_dir: Path, keep: int | None, best_step: int) -> None:
-    """Leave the newest `keep` checkpoints and the best one; also remove what an interrupted save left behind."""
-    for partial in output_dir.glob(CHECKPOINT_FOLDERS + PARTIAL_SUFFIX):
-        shutil.rmtree(partial, ignore_errors=True)
-    old = list_checkpoints(output_dir)[:-keep] if keep else []
-    for folder in old:
-        if folder.name != checkpoint_name(best_step):
-            shutil.rmtree(folder, ignore_errors=True)
+def _to_disk(path: Path) -> None:
+    """Wait until a file or the names in a folder have reached the disk; a rename before that may outrun them."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # some file systems have no such call
+            raise
+    finally:
+        os.close(descriptor)

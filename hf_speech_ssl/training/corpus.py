@@ -1,17 +1,21 @@
 """Which audio a run reads: its flags, and the batches they make."""
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
+from hf_speech_ssl.data.batch import Batch
 from hf_speech_ssl.data.batching import SpeechBatches
 from hf_speech_ssl.data.corpora import SpeechDataset, load_corpus
+from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 from hf_speech_ssl.run_folder import split_names
 
+from .processes import decided_by_main_process
 from .settings import TrainingSettings, flag
 
 MAX_VOCABULARY_TEXTS = 100_000  # read for the characters of a streamed corpus
@@ -114,9 +118,8 @@ class Corpus:
             return settings.max_steps
         if self.settings.streaming:
             raise ValueError("--max_steps is needed with --streaming: how long an epoch is cannot be known.")
-        count = [batches.count_steps(epoch=0) if accelerator.is_main_process else 0]
-        broadcast_object_list(count)
-        return max(1, math.ceil(settings.num_train_epochs * count[0] / settings.gradient_accumulation_steps))
+        count = decided_by_main_process(accelerator, lambda: batches.count_steps(epoch=0))
+        return max(1, math.ceil(settings.num_train_epochs * count / settings.gradient_accumulation_steps))
 
     def sample_batches(self, seed: int) -> SpeechBatches:
         """Batches drawn from the whole training split, whatever the number of processes."""
@@ -141,3 +144,37 @@ class Corpus:
 
 def _share(accelerator: Accelerator) -> dict[str, int]:
     return {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes}
+
+
+def estimate_normalization(
+    feature_extractor: SpeechSSLFeatureExtractor,
+    batches: Iterable[Batch],
+    seconds: float,
+    accelerator: Accelerator,
+) -> None:
+    """Mean and variance of the features over the first `seconds` of `batches`, the same on all processes.
+
+    Raises:
+        ValueError: no usable audio.
+    """
+
+    def estimate() -> tuple[list[float] | None, list[float] | None]:
+        try:
+            feature_extractor.fit_normalization(_first(batches, seconds, accelerator.device))
+        except ValueError as error:
+            raise ValueError(f"The features' mean and variance could not be estimated: {error}") from error
+        return feature_extractor.mean, feature_extractor.variance
+
+    feature_extractor.mean, feature_extractor.variance = decided_by_main_process(accelerator, estimate)
+
+
+def _first(
+    batches: Iterable[Batch], seconds: float, device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    seen = 0.0
+    for batch in batches:
+        if batch.num_examples:
+            yield batch.waveforms.to(device), batch.lengths.to(device)
+        seen += batch.seconds
+        if seen >= seconds:
+            return

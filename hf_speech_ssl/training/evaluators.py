@@ -1,7 +1,7 @@
 """Evaluation during a run: the mean loss of a split, over all processes."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,10 +54,28 @@ def one_pass(
             count += 1
             yield batch
     if not count:
-        raise ValueError(
-            f"Process {accelerator.process_index} of {accelerator.num_processes} found no utterance in the split "
-            f"{split!r}. Evaluate on a larger one, or with fewer processes."
-        )
+        raise no_utterance(split, accelerator)
+
+
+def first_batch(splits: Mapping[str, EvaluationBatches], split: str, accelerator: Accelerator) -> Batch:
+    """This process's first batch of a split: whatever is wrong with it shows before training rather than after.
+
+    Raises:
+        ValueError: there is nothing in the split for this process.
+    """
+    with closing(iter(splits[split].epoch(0))) as stream:  # type: ignore[type-var]
+        batch = next(stream, None)
+    if batch is None:
+        raise no_utterance(split, accelerator)
+    return batch
+
+
+def no_utterance(split: str, accelerator: Accelerator) -> ValueError:
+    """The error of a split that has nothing for this process."""
+    return ValueError(
+        f"Process {accelerator.process_index} of {accelerator.num_processes} found no utterance in the split "
+        f"{split!r}. Evaluate on a larger one, or with fewer processes."
+    )
 
 
 @dataclass(frozen=True)
@@ -78,6 +96,12 @@ class LossEvaluator:
     def metric(self) -> str:
         """Name of the loss that marks the best checkpoint."""
         return str(MetricName.among(self.splits, next(iter(self.splits)), "loss"))
+
+    def try_one_batch(self, model: nn.Module) -> None:
+        """One batch of each split, before the first update."""
+        for split in self.splits:
+            with evaluating(model, self.accelerator.device, self.seed):
+                self.objective(model, first_batch(self.splits, split, self.accelerator), self.accelerator.device)
 
     def __call__(self, model: nn.Module, interruption: Interruption) -> dict[str, float]:
         metrics: dict[str, float] = {}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from hf_speech_ssl.data.batch import Batch, DataPosition
@@ -17,19 +16,20 @@ from hf_speech_ssl.run_folder import RunResults, TrainingState, checkpoint_name
 
 from .checkpoints import (
     Saveable,
-    checkpoint_to_resume,
-    delete_old_checkpoints,
+    damage,
     load_checkpoint,
     load_weights,
     save_checkpoint,
-    save_model,
+    save_final_model,
 )
 from .diagnostics import LateRead, Window, constants, reduce
 from .interruption import Interrupted, Interruption
 from .objectives import Objective
+from .output_folder import delete_old_checkpoints
+from .processes import decided_by_main_process
 from .reporting import RunLog
+from .run import Run
 from .schedules import make_schedule
-from .settings import TrainingSettings
 from .updates import Learner
 
 MAX_SKIPPED_IN_A_ROW = 25  # updates; the fp16 loss scaler needs up to 16 at the start
@@ -56,6 +56,8 @@ class Evaluator(Protocol):
     @property
     def examples(self) -> Sequence[str]: ...
 
+    def try_one_batch(self, model: torch.nn.Module) -> None: ...
+
     def __call__(self, model: torch.nn.Module, interruption: Interruption) -> dict[str, float]: ...
 
 
@@ -71,15 +73,15 @@ class TrainingLoop:
 
     def __init__(
         self,
-        accelerator: Accelerator,
+        run: Run,
         model: PreTrainedModel,
         companions: Sequence[Saveable],
         objective: Objective,
         batches: Batches,
-        settings: TrainingSettings,
         max_steps: int,
         evaluator: Evaluator | None = None,
     ):
+        accelerator, settings = run.accelerator, run.settings
         self.accelerator, self.settings, self.max_steps = accelerator, settings, max_steps
         self.companions, self.batches, self.evaluator = companions, batches, evaluator
         self.output_dir = Path(settings.output_dir)
@@ -93,7 +95,50 @@ class TrainingLoop:
         )
         self.learner = Learner(accelerator, model, objective, settings, schedule)
         self.interruption = Interruption()
+        self.state = TrainingState(num_processes=accelerator.num_processes)
+        self.position: DataPosition | None = None  # of the last consumed batch
+        self.warnings: list[str] = []  # said once the run begins
+        if run.checkpoint:
+            self.state, self.position = load_checkpoint(
+                run.checkpoint, accelerator, model, self.learner.adamw, settings.restart_data
+            )
+            self.compare_with(run.checkpoint)
+        self.saved_step, self.seconds_before = self.state.step, self.state.training_seconds
+        self.totals = constants(
+            accelerator.device, audio_seconds=self.state.audio_seconds, skipped=self.state.skipped_updates
+        )
         self.metrics: dict[str, float] = {}  # of the last evaluation
+        self.final_step = 0
+        self.log = RunLog(accelerator, self.output_dir, self.state.step, max_steps)
+
+    def compare_with(self, checkpoint: Path) -> None:
+        """Say what of the checkpoint's plan has changed.
+
+        Raises:
+            ValueError: it has made more updates than the run is to make.
+        """
+        step, planned = self.state.step, self.state.max_steps or self.max_steps
+        if step > self.max_steps:
+            raise ValueError(
+                f"{checkpoint} has made {step:,} updates, more than the {self.max_steps:,} of this run. Raise "
+                f"--max_steps, or resume from an earlier checkpoint."
+            )
+        if planned != self.max_steps:
+            text = f"The run was planned for {planned:,} updates and goes on to {self.max_steps:,}."
+            if step < self.max_steps:
+                text += (
+                    f" The learning rate was {self.state.learning_rate:.2g} in update {step:,} and is "
+                    f"{self.learner.learning_rate(step + 1):.2g} in the next: --lr_scheduler_type "
+                    f"{self.settings.lr_scheduler_type} is drawn over the whole run."
+                )
+            self.warnings.append(text)
+        best = self.state.best_step
+        if best and not (self.output_dir / checkpoint_name(best)).exists():
+            self.warnings.append(
+                f"The best checkpoint so far, of update {best:,}, is not in {self.output_dir}: the best one is chosen "
+                f"among those from here on."
+            )
+            self.state.best_step, self.state.best_metric = 0, None
 
     def run(self) -> dict[str, float]:
         """Start or resume, train to the end and leave the final model in `output_dir`; returns its metrics.
@@ -103,40 +148,38 @@ class TrainingLoop:
             FloatingPointError: no finite gradients for many updates.
             ValueError: no masked frame or utterance to learn from in as many.
         """
-        self.restore()
-        with (
-            self.interruption,
-            RunLog(self.accelerator, self.output_dir, self.state.step, self.max_steps) as self.log,
-        ):
-            count = sum(parameter.numel() for parameter in self.learner.parameters)
-            self.log.say(
-                f"{count:,} trainable parameters, {self.max_steps - self.state.step:,} updates to make, "
-                f"{self.accelerator.num_processes} x {self.accelerator.device.type}"
-            )
+        with self.interruption, self.log:
+            self.announce()
             try:
+                if self.evaluator is not None and self.state.step < self.max_steps:
+                    self.evaluator.try_one_batch(self.learner.model)
                 self.train()
             except Interrupted as stop:
-                self.save()
+                if self.saved_step != self.state.step or not self.state.step:
+                    self.save()
                 self.log.say(
-                    f"{stop.signal_name}: stopped after update {self.state.step} and saved "
-                    f"{checkpoint_name(self.state.step)}. Go on with the same command and --resume_from_checkpoint "
-                    f"last."
+                    f"{stop.signal_name}: stopped after update {self.state.step} and saved checkpoint-"
+                    f"{self.state.step}. Go on with the same command and --resume_from_checkpoint last."
                 )
+                raise
+            except Exception:
+                if self.saved_step:
+                    self.log.say(
+                        f"The last checkpoint is that of update {self.saved_step}. Go on from there with the same "
+                        f"command and --resume_from_checkpoint last."
+                    )
                 raise
             return self.finish()
 
-    def restore(self) -> None:
-        """Go on from the checkpoint that the settings name, if any."""
-        self.state = TrainingState(num_processes=self.accelerator.num_processes)
-        self.position: DataPosition | None = None  # of the last consumed batch
-        folder = checkpoint_to_resume(self.output_dir, self.settings.resume_from_checkpoint)
-        if folder:
-            self.state, self.position = load_checkpoint(
-                folder, self.accelerator, self.learner.bare_model, self.learner.adamw
-            )
-        self.saved_step, self.seconds_before = self.state.step, self.state.training_seconds
-        device = self.accelerator.device
-        self.totals = constants(device, audio_seconds=self.state.audio_seconds, skipped=self.state.skipped_updates)
+    def announce(self) -> None:
+        """The first lines of a run."""
+        count = sum(parameter.numel() for parameter in self.learner.parameters)
+        self.log.say(
+            f"{count:,} trainable parameters, {self.max_steps - self.state.step:,} updates to make, "
+            f"{self.accelerator.num_processes} x {self.accelerator.device.type}"
+        )
+        for text in self.warnings:
+            self.log.say(f"Warning: {text}")
 
     def train(self) -> None:
         """Updates, and between them whatever is due."""
@@ -145,8 +188,7 @@ class TrainingLoop:
         skipped_in_a_row = torch.zeros((), device=self.accelerator.device)
         self.learner.model.train()
         while True:
-            self.evaluate_if_due()
-            self.save_if_due()
+            self.save_and_evaluate_if_due()
             if self.state.step >= self.max_steps:
                 return
             with window.waiting_for_data():
@@ -201,17 +243,24 @@ class TrainingLoop:
         self.log.write(values, self.state.step)
         window.clear()
 
-    def evaluate_if_due(self) -> None:
-        """Evaluate unless that has been done at this step; save at once if the model is the best so far."""
-        if self.evaluator is None or not self.is_due(self.settings.eval_steps):
-            return
-        if self.state.evaluated_step != self.state.step:
+    def save_and_evaluate_if_due(self) -> None:
+        """A checkpoint every `save_steps` updates and before every evaluation: nothing that fails there costs updates.
+
+        The state in the checkpoint learns of the evaluation afterwards.
+        """
+        state = self.state
+        evaluates = self.evaluator is not None and self.is_due(self.settings.eval_steps)
+        evaluates = evaluates and state.evaluated_step != state.step
+        if (evaluates or self.is_due(self.settings.save_steps)) and self.saved_step != state.step:
+            self.save()
+        if evaluates:
             self.evaluate()
+            assert self.evaluator is not None
             value = self.metrics[self.evaluator.metric]
-            best = self.state.best_metric
-            if math.isfinite(value) and (best is None or value <= best):
-                self.state.best_metric, self.state.best_step = value, self.state.step
-                self.save()
+            if math.isfinite(value) and (state.best_metric is None or value <= state.best_metric):
+                state.best_metric, state.best_step = value, state.step
+            if self.accelerator.is_main_process:
+                state.write(self.output_dir / checkpoint_name(state.step))
 
     def evaluate(self) -> None:
         """Metrics of the model as it is now."""
@@ -224,17 +273,14 @@ class TrainingLoop:
         for example in self.evaluator.examples:
             self.log.say(example)
 
-    def save_if_due(self) -> None:
-        """A checkpoint every `save_steps` updates, unless there is one of this step."""
-        if self.is_due(self.settings.save_steps) and self.saved_step != self.state.step:
-            self.save()
-
     def save(self) -> None:
         """A checkpoint of this moment."""
         with self.log.paused():
             self.state.training_seconds = self.seconds_before + self.log.busy_seconds
             self.state.audio_seconds = float(self.totals["audio_seconds"])
             self.state.skipped_updates = int(self.totals["skipped"])
+            self.state.max_steps = self.max_steps
+            self.state.learning_rate = self.learner.learning_rate(self.state.step) if self.state.step else 0.0
             save_checkpoint(
                 self.output_dir,
                 self.accelerator,
@@ -249,20 +295,35 @@ class TrainingLoop:
                 delete_old_checkpoints(self.output_dir, self.settings.save_total_limit, self.state.best_step)
 
     def finish(self) -> dict[str, float]:
-        """The final model and its metrics: the last one's, or the best one's if the settings ask for it."""
-        best = self.state.best_step
-        use_best = self.settings.load_best_model_at_end and best not in (0, self.state.step)
-        self.final_step = best if use_best else self.state.step
-        if use_best:
-            load_weights(self.output_dir / checkpoint_name(best), self.learner.bare_model)
-            self.log.say(f"The final model is the best one, that of update {best}.")
-        if self.evaluator is not None and (use_best or not self.metrics):
-            self.evaluate()
+        """The final model and its metrics: the last one's, or the best one's if the settings ask for it.
+
+        The model is written before it is evaluated.
+        """
+        use_best = self.settings.load_best_model_at_end and self.load_best_model()
+        self.final_step = self.state.best_step if use_best else self.state.step
         if self.accelerator.is_main_process:
-            save_model(self.output_dir, self.learner.bare_model, self.companions)
+            save_final_model(self.output_dir, self.learner.bare_model, self.companions)
         self.log.say(f"The final model is in {self.output_dir}.")
         self.accelerator.wait_for_everyone()
+        if self.evaluator is not None and (use_best or not self.metrics):
+            self.evaluate()
         return self.metrics
+
+    def load_best_model(self) -> bool:
+        """Put the best checkpoint's weights into the model, if it is not the last one and can be read."""
+        best = self.state.best_step
+        if best in (0, self.state.step):
+            return False
+        folder = self.output_dir / checkpoint_name(best)
+        reason = decided_by_main_process(
+            self.accelerator, lambda: damage(folder) if folder.is_dir() else "it is not there any more"
+        )
+        if reason:
+            self.log.say(f"Warning: the best checkpoint, {folder}, cannot be used ({reason}): the last model is kept.")
+            return False
+        load_weights(folder, self.learner.bare_model)
+        self.log.say(f"The final model is the best one, that of update {best}.")
+        return True
 
     def results(self) -> RunResults:
         """The figures of the finished run. Every process calls this."""

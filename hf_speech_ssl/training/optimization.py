@@ -28,6 +28,43 @@ def parameter_groups(model: nn.Module, weight_decay: float, freeze_encoder_steps
     ]
 
 
+def named_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:
+    """What the optimizer has learned, by the names of the parameters: how they are grouped does not matter to it."""
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    return {names[parameter]: state for parameter, state in optimizer.state.items()}
+
+
+def load_named_state(optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict[str, Any]) -> None:
+    """Put `named_state` back. Groups, decay, betas and epsilon stay as the optimizer was made with.
+
+    A parameter that was frozen when the state was saved begins without moments.
+
+    Raises:
+        ValueError: the state is of an earlier version, which numbered the parameters, and their number differs.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    if "param_groups" in saved:
+        saved = _by_name(saved, model)
+    whole = optimizer.state_dict()
+    ordered = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    whole["state"] = {index: saved[name] for index, name in enumerate(ordered) if name in saved}
+    optimizer.load_state_dict(whole)
+
+
+def _by_name(saved: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """The state of an earlier version, which grouped all that was trained by the settings of its time."""
+    old = saved["param_groups"]
+    decay, frozen = (max(group[name] for group in old) for name in ("weight_decay", "frozen_steps"))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    ordered = [names[p] for group in parameter_groups(model, decay, frozen) for p in group["params"]]
+    if len(ordered) != sum(len(group["params"]) for group in old):
+        raise ValueError(
+            "The checkpoint was written by an earlier version with other parameters frozen. Resume with the flags "
+            "--freeze_encoder and --freeze_feature_projection that it was started with."
+        )
+    return {ordered[index]: state for index, state in saved["state"].items()}
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float, step: int) -> None:
     """The learning rate of update number `step`, zero for groups that are still frozen.
 

@@ -3,19 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from hf_speech_ssl.run_folder import RunResults
-
 from .building import load_feature_extractor
-from .checkpoints import checkpoint_to_resume
-from .corpus import Corpus, DataSettings
+from .corpus import Corpus, DataSettings, estimate_normalization
 from .evaluators import LossEvaluator
 from .loop import TrainingLoop
 from .objectives import SelfSupervised
-from .settings import TrainingSettings, flag
-from .setup import estimate_normalization
+from .run import Run
+from .settings import flag
 
 
 @dataclass(frozen=True)
@@ -29,25 +25,21 @@ class PretrainingSettings:
 
 
 def pretrain(
-    accelerator: Accelerator,
+    run: Run,
     model: PreTrainedModel,
     features_from: str | Path | None,
     choice: PretrainingSettings,
     data: DataSettings,
-    settings: TrainingSettings,
     unit: str = "num_masked_frames",
-) -> tuple[dict[str, float], RunResults]:
-    """Pretrain a model and leave it in `output_dir`.
+) -> TrainingLoop:
+    """Pretrain a model and leave it in the output folder.
 
     Args:
         features_from: a saved model whose feature extractor to keep; a new one is fitted to the corpus if absent.
         unit: the field of the model's output that its loss is a mean over.
-
-    Returns:
-        The metrics of the last evaluation, and the run's results for its card.
     """
-    resumed = checkpoint_to_resume(settings.output_dir, settings.resume_from_checkpoint)
-    features = load_feature_extractor(resumed or features_from)
+    accelerator, settings = run.accelerator, run.settings
+    features = load_feature_extractor(run.checkpoint or features_from)
     corpus = Corpus.load(data, accelerator)
     if features.mean is None:
         sample = corpus.sample_batches(settings.seed).epoch(0)
@@ -58,5 +50,6 @@ def pretrain(
     splits = corpus.eval_batches(accelerator)
     evaluator = LossEvaluator(accelerator, objective, splits, settings.seed) if splits else None
     max_steps = corpus.num_steps(settings, batches, accelerator)
-    loop = TrainingLoop(accelerator, model, [features], objective, batches, settings, max_steps, evaluator)
-    return loop.run(), loop.results()
+    loop = TrainingLoop(run, model, [features], objective, batches, max_steps, evaluator)
+    loop.run()
+    return loop

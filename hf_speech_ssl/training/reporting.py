@@ -1,5 +1,6 @@
 """What a run tells: a progress bar, log lines, Accelerate's trackers and train_log.jsonl."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,7 +94,8 @@ class RunLog:
     def say(self, text: str) -> None:
         """A line on the main process's terminal that leaves the progress bar whole."""
         if self.accelerator.is_main_process:
-            tqdm.write(text)
+            encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # a terminal may know fewer characters
+            tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _is_shown(name: str, value: float) -> bool:

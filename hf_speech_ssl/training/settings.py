@@ -29,6 +29,9 @@ class TrainingSettings:
     resume_from_checkpoint: str | None = flag(
         None, "'last' (the newest checkpoint in output_dir, or a fresh start if there is none) or a checkpoint folder."
     )
+    restart_data: bool = flag(
+        False, "When resuming, begin a new epoch: for other data, or other batches, than the checkpoint's."
+    )
     max_steps: int | None = flag(None, "Updates in all; wins over num_train_epochs. Required with --streaming.")
     num_train_epochs: float = flag(1.0, "Passes over the training data.")
     gradient_accumulation_steps: int = flag(1, "Batches per process and update.")
@@ -50,11 +53,14 @@ class TrainingSettings:
     seed: int = flag(0, "Seed of initial weights, masks, dropout and the order of the data.")
     logging_steps: int = flag(20, "Updates between two log lines.")
     eval_steps: int = flag(1000, "Updates between two evaluations; 0 evaluates at the end only.")
-    save_steps: int = flag(1000, "Updates between two checkpoints; 0 saves at the end only.")
+    save_steps: int = flag(
+        1000, "Updates between two checkpoints; evaluations begin with one too, and 0 saves there alone."
+    )
     save_total_limit: int | None = flag(3, "Checkpoints kept: the newest ones; the best one is never deleted.")
     load_best_model_at_end: bool = flag(False, "Let the final model be the best checkpoint rather than the last.")
     push_to_hub: bool = flag(False, "Upload the final folder to the Hub.")
     hub_model_id: str | None = flag(None, "Repository to upload to; the name of output_dir by default.")
+    verbose: bool = flag(False, "Show the traceback of an error, rather than its message alone.")
     report_to: str = flag("tensorboard", "Trackers known to Accelerate, separated by commas, or none.")
 
     def __post_init__(self) -> None:

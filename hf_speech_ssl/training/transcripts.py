@@ -1,5 +1,6 @@
 """Evaluation of a CTC model during a run: loss, word and character error rates, over all processes."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from hf_speech_ssl.evaluation import ErrorCounts, count_character_errors, count_
 from hf_speech_ssl.run_folder import OFFLINE, MetricName
 
 from .diagnostics import Sums, add, constants, means, reduce, weighted_scalars
-from .evaluators import EvaluationBatches, evaluating, one_pass
+from .evaluators import EvaluationBatches, evaluating, first_batch, one_pass
 from .interruption import Interruption
 from .objectives import Transcription
 
@@ -41,6 +42,16 @@ class TranscriptEvaluator:
         """Name of the WER that marks the best checkpoint."""
         return str(MetricName.among(self.splits, next(iter(self.splits)), "wer"))
 
+    def try_one_batch(self, model: nn.Module) -> None:
+        """One batch of each split in each mode, before the first update."""
+        device = self.accelerator.device
+        for split in self.splits:
+            batch = first_batch(self.splits, split, self.accelerator)
+            for arguments in self.modes.values():
+                with evaluating(model, device, seed=0):
+                    output, _ = self.objective(model, batch, device, **arguments)
+            self.transcribe(output["logits"])
+
     def __call__(self, model: nn.Module, interruption: Interruption) -> dict[str, float]:
         self.examples.clear()
         metrics: dict[str, float] = {}
@@ -55,11 +66,7 @@ class TranscriptEvaluator:
     def evaluate_split(
         self, model: nn.Module, split: str, interruption: Interruption, **model_arguments: Any
     ) -> dict[str, float]:
-        """`loss`, `wer` and `cer` of one split.
-
-        Raises:
-            ValueError: the split has no word.
-        """
+        """`loss`, `wer` and `cer` of one split; the rates are NaN where its references have no word."""
         device, sums, words, characters = self.accelerator.device, Sums(), ErrorCounts(), ErrorCounts()
         for batch in one_pass(self.splits, split, self.accelerator, interruption):
             output, units = self.objective(model, batch, device, **model_arguments)
@@ -93,4 +100,5 @@ def _rate(unit: str, sums: Sums) -> float:
     """The error rate of counts that have been added over the processes."""
     prefix = f"{unit}/"
     counts = {name.removeprefix(prefix): int(value) for name, value in sums.items() if name.startswith(prefix)}
-    return ErrorCounts(**counts).rate
+    total = ErrorCounts(**counts)
+    return total.rate if total.reference_length else math.nan
