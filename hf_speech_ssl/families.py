@@ -88,6 +88,11 @@ class Family:
         return self.models["base"] == self.models["pretraining"]
 
     @property
+    def kind(self) -> str:
+        """What its pretrained models are: "encoder" or "tokenizer"."""
+        return "tokenizer" if self.is_tokenizer else "encoder"
+
+    @property
     def preset_names(self) -> list[str]:
         """Its presets."""
         return list(self.config_class._presets)

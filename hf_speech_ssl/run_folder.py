@@ -31,6 +31,7 @@ EVALUATION_FILES = "evaluation*.json"
 TRACKER_FOLDER = "runs"  # of Accelerate's trackers, TensorBoard's by default
 STATE_FILE = "training_state.json"
 OPTIMIZER_FILE = "optimizer.pt"
+PROCESS_FILES = "process-*.pt"
 CHECKPOINT_FOLDERS = "checkpoint-*"
 PARTIAL_SUFFIX = ".partial"  # of what is being written
 
@@ -52,7 +53,7 @@ def checkpoint_step(folder: str | Path) -> int | None:
 
 def process_file(index: int) -> str:
     """The file of a checkpoint that holds the random states and the data position of one process."""
-    return f"process-{index:05d}.pt"
+    return PROCESS_FILES.replace("*", f"{index:05d}")
 
 
 def mode_name(chunk_duration_ms: int = 0) -> str:
@@ -283,6 +284,7 @@ class Evaluation:
     settings: Mapping[str, Any]
 
     rates = (*ERROR_RATES, "substitutions", "deletions", "insertions")
+    people = ("speakers", "worst")  # entries of the file with names of people and their words
 
     @classmethod
     def read(cls, file: str | Path) -> "Evaluation":

@@ -132,6 +132,28 @@ def test_the_card_of_an_encoder_on_local_data_claims_no_hub_data(tmp_path):
     )
 
 
+VERDICT = {
+    "labels": [
+        {
+            **{"kind": "anchor", "frames": 40_000, "codebook_size": 1024, "entries_used": 900, "perplexity": 312.4},
+            **{"commonest_share": 0.0512, "accuracy": 0.321, "loudness_correlation": 0.4567, "of_next_year": 1},
+        },
+        {"kind": "fsq", "frames": 9, "codebook_size": 9, "entries_used": 2, "perplexity": 1.5, "commonest_share": 1.0},
+    ],
+    "layers": [{"layer": 0, "effective_rank": 20.04}, {"layer": 1, "effective_rank": 5.0, "random_effective_rank": 9}],
+    "remarks": ["Masked prediction is far better than the commonest label."],
+}
+
+
+def test_the_verdict_of_pretraining_is_on_the_card(tmp_path):
+    write_model_card(folder_of_run(tmp_path, "BiRQForPreTraining", results={**RESULTS, "verdict": VERDICT}))
+    text = text_of(tmp_path)
+    assert "| anchor | 900 of 1,024 | 312 | 5.1 % | 32.1 % | 0.46 | 40,000 |" in text
+    assert "| fsq | 2 of 9 | 2 | 100.0 % |  |  | 9 |" in text
+    assert "| input | 20.0 |  |\n| 1 | 5.0 | 9.0 |\n" in text and VERDICT["remarks"][0] in text
+    assert "{'" not in text and "None" not in text
+
+
 def test_synthetic_data_is_no_data_set_of_the_hub(tmp_path):
     write_model_card(folder_of_run(tmp_path, dataset_name="synthetic"))
     data = ModelCard.load(tmp_path / "README.md").data
@@ -314,7 +336,7 @@ def test_what_is_missing_is_named(tmp_path, capsys):
     ("file", "content", "message"),
     [
         ("config.json", {"model_type": "bert"}, "type 'bert'"),
-        ("config.json", {"model_type": "birq", "hidden_size": "wide"}, "config.json is no configuration of a birq"),
+        ("config.json", {"model_type": "birq", "hidden_size": "wide"}, "config.json is no configuration of BiRQ"),
         ("evaluation.json", {"dataset": "x", "split": "test"}, "evaluation.json has no modes"),
         (
             "evaluation-2.json",

@@ -126,6 +126,13 @@ def test_local_paths_lose_their_folders_in_a_copy(run):
     assert (run / "run_arguments.json").read_bytes() == before
 
 
+def test_half_a_line_of_a_log_stays_back(run):
+    (run / "train_log.jsonl").write_bytes(b'{"step": 1, "loss": 2.0}\n{"step": 2, "lo\xff')
+    found = contents(run)
+    (log,) = (upload for upload in found.uploads if upload.path == "train_log.jsonl")
+    assert log.text() == b'{"step": 1, "loss": 2.0}\n' and found.withheld["train_log.jsonl, line 2"] == "no JSON"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..hub.contents import short_card
+from ..hub.short_card import short_card
 from ..json_files import write_text
 from ..run_folder import CARD_FILE
 from ..training.averaging import average_checkpoints

@@ -1,27 +1,99 @@
-"""The model card, written from the files of the run's own folder alone."""
+"""The model card of a run, written from the files in the run's folder and nothing else."""
 
 import math
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from huggingface_hub import ModelCard
-from yaml import YAMLError
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import StrictDataclassError
 
-from ..families import FAMILIES, Family
-from ..json_files import is_hub_id, write_text
-from ..run_folder import CARD_FILE, CURVES_FILE, ERROR_RATES, SYNTHETIC, Evaluation, MetricName, RunArguments, read_log
-from .architecture import architecture, codebook_entries, count_in_words, frame_ms, in_words
-from .metadata import OUR_TAG, metadata
-from .run_files import Run
+from ..families import FAMILIES, Family, family_of
+from ..json_files import is_hub_id, read_json, write_text
+from ..modeling.configuration_conformer import SpeechSSLConfig
+from ..run_folder import (
+    CARD_FILE,
+    CONFIG_FILE,
+    CURVES_FILE,
+    ERROR_RATES,
+    GREEDY,
+    OFFLINE,
+    SYNTHETIC,
+    Evaluation,
+    MetricName,
+    RunArguments,
+    RunResults,
+    Verdict,
+    mode_name,
+    read_log,
+)
 
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
+OUR_TAG = "hf-speech-ssl"
+TASKS = {"ctc": "automatic-speech-recognition", "encoder": "feature-extraction", "tokenizer": "feature-extraction"}
 # The flags that say how a run was made; paths and bookkeeping are left out of the card.
 SHOWN_SETTINGS = """config_name config_overrides model_name_or_path fsq_model_name_or_path from_scratch
     per_device_train_batch_seconds gradient_accumulation_steps learning_rate lr_scheduler_type warmup_steps hold_steps
     weight_decay adam_beta1 adam_beta2 max_grad_norm freeze_encoder freeze_feature_projection freeze_encoder_steps
     max_train_samples max_duration_in_seconds seed""".split()
+# What a field of the configuration without a value stands for.
+ABSENT = {"attention_window": "the whole utterance", "left_context_chunks": "all"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a finished run.
+
+    Args:
+        config: of the model, defaults filled in.
+        architecture: name of the class that was saved.
+    """
+
+    folder: Path
+    family: Family
+    config: SpeechSSLConfig
+    architecture: str
+    results: RunResults
+    arguments: RunArguments
+    evaluations: list[Evaluation]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Run":
+        """Read config.json, results.json, run_arguments.json and the evaluations that there are.
+
+        Raises:
+            FileNotFoundError: there is no such folder, or one of the three files is not in it.
+            ValueError: a file is no JSON or lacks something, or the model is of no family of this package.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"There is no folder {folder}; name the output folder of a finished run.")
+        try:
+            values = read_json(folder / CONFIG_FILE)
+            results, arguments = RunResults.read(folder), RunArguments.read(folder, ["dataset_name"])
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error} A model card needs the output folder of a finished run.") from error
+        family = family_of(values.get("model_type"))
+        if family is None:
+            known = ", ".join(one.model_type for one in FAMILIES)
+            raise ValueError(f"{folder} holds a model of type {values.get('model_type')!r}, not one of {known}.")
+        try:
+            config = family.config_class.from_dict(values)
+        except (StrictDataclassError, ValueError) as error:
+            raise ValueError(f"{folder / CONFIG_FILE} is no configuration of {family.name}: {error}") from error
+        architecture = (values.get("architectures") or [""])[0]
+        return cls(folder, family, config, architecture, results, arguments, Evaluation.read_all(folder))
+
+    @property
+    def name(self) -> str:
+        """The model's repository, or its folder."""
+        return str(self.arguments.get("hub_model_id") or self.folder.resolve().name)
+
+    @property
+    def kind(self) -> str:
+        """ "ctc", "tokenizer" or "encoder"."""
+        return "ctc" if self.architecture.endswith("ForCTC") else self.family.kind
 
 
 def write_model_card(
@@ -29,13 +101,12 @@ def write_model_card(
 ) -> ModelCard:
     """Write README.md, the model card with the Hub's metadata, into the folder of a finished run.
 
-    What it says comes from config.json, results.json, run_arguments.json and train_log.jsonl; error rates with
-    confidence intervals from every `evaluation*.json` that `hf-speech-ssl evaluate --output_file` has left there. Of
-    local paths the last part alone is named.
+    It is made from config.json, results.json, run_arguments.json, train_log.jsonl and every `evaluation*.json`, which
+    `hf-speech-ssl evaluate --output_file` writes and which has confidence intervals.
 
     Args:
         license: of the weights, as the Hub abbreviates it.
-        language: ISO 639 codes of what was spoken; English where the data is our synthetic speech, else left out.
+        language: ISO 639 codes of the audio; English where the data is our synthetic speech, else left out.
 
     Raises:
         FileNotFoundError: there is no such folder, or it lacks config.json, results.json or run_arguments.json.
@@ -43,37 +114,90 @@ def write_model_card(
     """
     run = Run.read(folder)
     card = ModelCard.from_template(
-        metadata(run, license, language), template_path=str(TEMPLATE), **words_of(run), license=license
+        metadata(run, license, language), template_path=str(TEMPLATE), **template_values(run), license=license
     )
     write_text(run.folder / CARD_FILE, str(card))
     return card
 
 
-def addressed(card: str, repo_id: str, revision: str | None = None) -> str:
-    """A card of this package with snippets that load the model from a repository, or from a branch of it.
+def metadata(run: Run, license: str, language: str | list[str] | None) -> ModelCardData:
+    """The head of the card, which the Hub filters by; data sets and base models appear if they are on the Hub."""
+    results = eval_results(run)
+    dataset, base_model = run.arguments.dataset, run.arguments.pretrained
+    return ModelCardData(
+        license=license,
+        language=language or run.arguments.get("language") or ("en" if dataset == SYNTHETIC else None),
+        datasets=[dataset] if is_hub_id(dataset) else None,
+        base_model=base_model if is_hub_id(base_model) else None,
+        metrics=[name for name in ERROR_RATES if any(one.metric_type == name for one in results)] or None,
+        model_name=run.name,
+        eval_results=results or None,
+        **common_metadata(run.kind, run.family),
+    )
 
-    A card is written with the name that the run knew. One that is not ours comes back as it is.
+
+def common_metadata(kind: str, family: Family | None) -> dict[str, Any]:
+    """Library, task and tags of a kind of model."""
+    tags = ["speech", "self-supervised-learning", OUR_TAG, *(family.tags if family else ())]
+    return {"library_name": "transformers", "pipeline_tag": TASKS[kind], "tags": tags}
+
+
+class _Evaluated(NamedTuple):
+    """Which data was transcribed, and how."""
+
+    dataset: str
+    config: str | None
+    split: str
+    mode: str
+    decoder: str
+
+
+def eval_results(run: Run) -> list[EvalResult]:
+    """Error rates for the Hub's `model-index`, in percent as is the custom there.
+
+    Figures of the evaluation files of whole splits come first; the last evaluation of training fills in what they
+    leave out.
     """
-    if OUR_TAG not in card:
-        return card
-    try:
-        data = ModelCard(card).data
-    except (ValueError, YAMLError):
-        return card  # the Hub will say what is wrong with its head
-    if OUR_TAG not in (data.get("tags") or []):
-        return card
-    name = str(data.get("model_name"))
-    word = re.escape(name)
-    branch = revision if revision != "main" else None
-    in_python = f'"{repo_id}"' + (f', revision="{branch}"' if branch else "")
-    in_terminal = repo_id + (f" --revision {branch}" if branch else "")
-    card = card.replace(f'"{name}"', in_python)
-    card = re.sub(rf"(`hf-speech-ssl [^`]*(?:name_or_path|demo) ){word}(?=[ `])", rf"\g<1>{in_terminal}", card)
-    return re.sub(rf"(\.py --(?:fsq_)?model_name_or_path ){word}(?= )", rf"\g<1>{repo_id}", card)
+    found: dict[_Evaluated, dict[str, float | None]] = {}
+    for one in run.evaluations:
+        if not one.settings.get("max_samples"):
+            for mode, scores in one.modes.items():
+                what = _Evaluated(one.dataset, one.settings.get("dataset_config_name"), one.split, mode, one.decoder)
+                found.setdefault(what, {name: scores[name]["value"] for name in ERROR_RATES})
+    arguments, metrics = run.arguments, run.results.metrics
+    for split in arguments.eval_splits if not arguments.get("max_eval_samples") else []:
+        for mode in map(mode_name, (0, *(arguments.get("eval_chunk_durations_ms") or []))):
+            what = _Evaluated(arguments.dataset, arguments.get("dataset_config_name"), split, mode, GREEDY)
+            names = {name: str(MetricName.among(arguments.eval_splits, split, name, mode)) for name in ERROR_RATES}
+            found.setdefault(what, {name: metrics.get(names[name]) for name in ERROR_RATES})
+    return [
+        _eval_result(what, name, value)
+        for what, rates in found.items()
+        for name, value in rates.items()
+        if value is not None and math.isfinite(value)
+    ]
 
 
-def words_of(run: Run) -> dict[str, Any]:
-    """All that the template's placeholders stand for."""
+def _eval_result(what: _Evaluated, metric: str, value: float) -> EvalResult:
+    name = metric.upper()
+    name += "" if what.mode == OFFLINE else f", chunks of {what.mode}"
+    name += "" if what.decoder == GREEDY else f", {what.decoder}"
+    return EvalResult(
+        task_type=TASKS["ctc"],
+        task_name="Speech recognition",
+        # The Hub requires this field and links it to a data set: what is none must not look like one.
+        dataset_type=what.dataset if is_hub_id(what.dataset) else f"{what.dataset} (not on the Hub)",
+        dataset_name=what.dataset,
+        dataset_config=what.config,
+        dataset_split=what.split,
+        metric_type=metric,
+        metric_name=name,
+        metric_value=round(100 * value, 2),
+    )
+
+
+def template_values(run: Run) -> dict[str, Any]:
+    """Values of the template's placeholders."""
     settings = {name: run.arguments.get(name) for name in SHOWN_SETTINGS}
     return {
         "name": run.name,
@@ -83,65 +207,61 @@ def words_of(run: Run) -> dict[str, Any]:
         "arguments": run.arguments.values,
         "results": run.results,
         "streams": run.family.streams,
-        "dataset": dataset_in_words(run.arguments.dataset),
+        "dataset": dataset_text(run.arguments.dataset),
         "synthetic": run.arguments.dataset == SYNTHETIC,
         "from_scratch": run.arguments.pretrained is None,
         "pretrained": run.arguments.pretrained,
-        "parameters": count_in_words(run.results.num_parameters),
+        "parameters": count_text(run.results.num_parameters),
         "frame_ms": frame_ms(run.config),
         "codebook_entries": f"{codebook_entries(run.config):,}",
-        "audio": duration_in_words(run.results.audio_hours),
-        "architecture": architecture(run.family, run.config, run.kind),
+        "audio": duration_text(run.results.audio_hours),
+        "architecture": config_rows(run.family, run.config, run.kind),
         "settings": {
-            name: in_words(value) for name, value in settings.items() if value is not False and value not in (None, "")
+            name: value_text(value)
+            for name, value in settings.items()
+            if value is not False and value not in (None, "")
         },
         "curves": CURVES_FILE if (run.folder / CURVES_FILE).is_file() else None,
-        "evaluations": [evaluation_in_words(evaluation) for evaluation in run.evaluations],
+        "evaluations": [evaluation_values(one) for one in run.evaluations],
         "metrics": metric_rows(run.results.metrics),
-        "training_splits": training_splits_in_words(run.arguments),
-        **compute_in_words(run),
+        "verdict": verdict_values(run.results.verdict),
+        "training_splits": training_splits_text(run.arguments),
+        **compute_values(run),
         **citations(run.family),
     }
 
 
-def evaluation_in_words(evaluation: Evaluation) -> dict[str, Any]:
-    """One evaluation's table and what is to be said of it."""
+def evaluation_values(evaluation: Evaluation) -> dict[str, Any]:
+    """The table of an evaluation, its data and its method."""
+    settings = evaluation.settings
+    config, limit = settings.get("dataset_config_name"), settings.get("max_samples")
+    data = f"Split `{evaluation.split}` of {dataset_text(evaluation.dataset)}"
+    data += f", configuration `{config}`" if config else ""
+    data += f", the first {limit:,} utterances only" if limit else ""
     rows = []
     for mode, scores in evaluation.modes.items():
         latency = scores.get("latency_ms")
-        rates = {name: rate_in_words(scores[name]) for name in Evaluation.rates}
+        rates = {name: rate_text(scores[name]) for name in evaluation.rates}
         rows.append({"mode": mode, **rates, "latency": "" if latency is None else f"{latency:,.0f} ms"})
     return {
-        "data": evaluated_data_in_words(evaluation),
+        "data": data,
         "rows": rows,
         "has_modes": len(rows) > 1,
         "has_latency": any(row["latency"] for row in rows),
-        "method": f"{decoding_in_words(evaluation)} {interval_in_words(evaluation)}",
+        "method": f"{decoding_text(evaluation)} {interval_text(evaluation)}",
     }
 
 
-def evaluated_data_in_words(evaluation: Evaluation) -> str:
-    """What was listened to."""
-    settings = evaluation.settings
-    config, limit = settings.get("dataset_config_name"), settings.get("max_samples")
-    words = f"Split `{evaluation.split}` of {dataset_in_words(evaluation.dataset)}"
-    words += f", configuration `{config}`" if config else ""
-    return words + (f", the first {limit:,} utterances only" if limit else "")
+def rate_text(rate: Mapping[str, float | None]) -> str:
+    """An error rate in percent, with its interval if it has one."""
+    value, low, high = (rate[name] for name in ("value", "low", "high"))
+    if value is None:
+        return ""
+    return f"{100 * value:.2f} %" + ("" if low is None or high is None else f" [{100 * low:.2f}, {100 * high:.2f}]")
 
 
-def interval_in_words(evaluation: Evaluation) -> str:
-    """How the intervals of an evaluation were drawn, if they were."""
-    settings = evaluation.settings
-    if any(scores["wer"]["low"] is None for scores in evaluation.modes.values()):
-        return "No confidence intervals were computed."
-    words = f"In brackets: {100 * settings.get('confidence', 0.95):g} % bootstrap intervals"
-    if resamples := settings.get("num_resamples"):
-        words += f" from {resamples:,} resamples of the {settings.get('resampled', 'utterances')}"
-    return f"{words}."
-
-
-def decoding_in_words(evaluation: Evaluation) -> str:
-    """How an evaluation's transcripts were found."""
+def decoding_text(evaluation: Evaluation) -> str:
+    """How the hypotheses of an evaluation were found."""
     settings = evaluation.settings
     sources = {"language model": settings.get("lm_path"), "lexicon": settings.get("lexicon_path")}
     named = [f"{what} `{Path(path).name}`" for what, path in sources.items() if path]
@@ -152,59 +272,125 @@ def decoding_in_words(evaluation: Evaluation) -> str:
     return f"{search} with {' and '.join(named)}."
 
 
-def rate_in_words(rate: dict[str, float | None]) -> str:
-    """An error rate in percent, with its interval if it has one."""
-    value, low, high = (rate[name] for name in ("value", "low", "high"))
-    if value is None:
-        return ""
-    return f"{100 * value:.2f} %" + ("" if low is None or high is None else f" [{100 * low:.2f}, {100 * high:.2f}]")
+def interval_text(evaluation: Evaluation) -> str:
+    """How the intervals of an evaluation were drawn, if they were."""
+    settings = evaluation.settings
+    if any(scores["wer"]["low"] is None for scores in evaluation.modes.values()):
+        return "No confidence intervals were computed."
+    text = f"In brackets: {100 * settings.get('confidence', 0.95):g} % bootstrap intervals"
+    if resamples := settings.get("num_resamples"):
+        text += f" from {resamples:,} resamples of the {settings.get('resampled', 'utterances')}"
+    return f"{text}."
 
 
-def training_splits_in_words(arguments: RunArguments) -> str:
-    """What was listened to in the evaluations of training."""
+def training_splits_text(arguments: RunArguments) -> str:
+    """The data of the evaluations of training."""
     names, limit = [f"`{name}`" for name in arguments.eval_splits], arguments.get("max_eval_samples")
     many = len(names) > 1
-    words = f"the split{'s' * many} {' and '.join(names)}" if names else "a split that was not recorded"
-    return words + (f", the first {limit:,} utterances{' of each' * many} only" if limit else "")
+    text = f"the split{'s' * many} {' and '.join(names)}" if names else "a split that was not recorded"
+    return text + (f", the first {limit:,} utterances{' of each' * many} only" if limit else "")
 
 
 def metric_rows(metrics: Mapping[str, float]) -> dict[str, str]:
-    """The results of training's last evaluation: error rates in percent, everything else as it is."""
+    """Figures of training's last evaluation: error rates in percent, everything else as it is."""
     rows = {}
     for name, value in metrics.items():
         parsed = MetricName.parse(name)
         is_rate = parsed is not None and parsed.metric in ERROR_RATES
-        rows[name.removeprefix("eval_")] = f"{100 * value:.2f} %" if is_rate else f"{value:.4g}"
+        if math.isfinite(value):
+            rows[name.removeprefix("eval_")] = f"{100 * value:.2f} %" if is_rate else f"{value:.4g}"
     return rows
 
 
-def citations(family: Family) -> dict[str, str]:
-    """BibTeX of the family's papers, and of the other methods' own."""
-    others = {other.papers[0].bibtex for other in FAMILIES} - {paper.bibtex for paper in family.papers}
-    own = "\n".join(paper.bibtex for paper in family.papers)
-    return {"citation": own, "other_citation": "\n".join(sorted(others))}
+def verdict_values(verdict: Verdict | None) -> dict[str, Any] | None:
+    """The tables of pretraining's verdict."""
+    if verdict is None:
+        return None
+    labels = [
+        {
+            "kind": use.kind,
+            "used": f"{use.entries_used:,} of {use.codebook_size:,}",
+            "perplexity": f"{use.perplexity:,.0f}",
+            "commonest": percent_text(use.commonest_share),
+            "accuracy": percent_text(use.accuracy),
+            "loudness": "" if use.loudness_correlation is None else f"{use.loudness_correlation:.2f}",
+            "frames": f"{use.frames:,}",
+        }
+        for use in verdict.labels
+    ]
+    return {"labels": labels, "layers": verdict.layers, "remarks": verdict.remarks}
 
 
-def compute_in_words(run: Run) -> dict[str, str | None]:
+def compute_values(run: Run) -> dict[str, str | None]:
     """Time, rate, precision and memory, as far as the run's files have them."""
     hours, precision = run.results.training_hours, run.arguments.get("mixed_precision")
     memory = [values["peak_memory_gib"] for _, values in read_log(run.folder) if "peak_memory_gib" in values]
     return {
-        "duration": duration_in_words(hours),
+        "duration": duration_text(hours),
         "rate": f"{run.results.audio_hours / hours:,.1f}" if hours > 0 else None,
         "precision": "float32" if precision == "no" else precision,
         "memory": f"{max(memory):.1f}" if memory and math.isfinite(max(memory)) else None,
     }
 
 
-def dataset_in_words(name: str) -> str:
-    """A data set in a sentence, linked if it is one of the Hub."""
+def citations(family: Family) -> dict[str, str]:
+    """BibTeX of the family's papers, and of the other methods' own."""
+    others = {other.papers[0].bibtex for other in FAMILIES} - {paper.bibtex for paper in family.papers}
+    return {
+        "citation": "\n".join(paper.bibtex for paper in family.papers),
+        "other_citation": "\n".join(sorted(others)),
+    }
+
+
+def config_rows(family: Family, config: SpeechSSLConfig, kind: str) -> dict[str, str]:
+    """The fields of a configuration that matter for a kind of model, by name."""
+    values = {name: getattr(config, name, None) for name in family.shown_fields(config, kind)}
+    if "label_layer" in values:
+        values["label_layer"] = getattr(config, "enhanced_label_layer", None)  # what its absence stands for
+    return {name: value_text(ABSENT.get(name) if value is None else value) for name, value in values.items()}
+
+
+def frame_ms(config: SpeechSSLConfig) -> int:
+    """Milliseconds of audio in one frame of the model."""
+    return round(1000 / config.frame_rate)
+
+
+def codebook_entries(config: SpeechSSLConfig) -> int:
+    """Labels that the tokenizer of a configuration with `fsq_levels` can give; 1 without."""
+    return math.prod(getattr(config, "fsq_levels", []))
+
+
+def dataset_text(name: str) -> str:
+    """A data set as Markdown, with a link if it is on the Hub."""
     if name == SYNTHETIC:
         return "synthetic speech from espeak-ng"
     return f"[`{name}`](https://huggingface.co/datasets/{name})" if is_hub_id(name) else f"`{name}`"
 
 
-def duration_in_words(hours: float) -> str:
+def value_text(value: Any) -> str:
+    """A field's value in the cell of a table."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return str(float(f"{value:.6g}"))  # a third is 0.333333
+    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
+
+
+def percent_text(share: float | None) -> str:
+    """A share in percent."""
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def count_text(count: int) -> str:
+    """A number of parameters."""
+    return f"{count / 1e6:.1f} million" if count >= 1e6 else f"{count:,}"
+
+
+def duration_text(hours: float) -> str:
     """Hours, or minutes or seconds where it is less than one."""
     if hours >= 1:
         return f"{hours:,.1f} hours"

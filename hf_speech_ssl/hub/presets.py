@@ -14,9 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ..families import FAMILIES, Family, family_of_preset
 from ..modeling.configuration_conformer import SpeechSSLConfig
-from .architecture import architecture, codebook_entries, count_in_words, frame_ms
-from .card import TEMPLATE, citations
-from .metadata import COMMON_TAGS, LIBRARY, pipeline_tag
+from .card import TEMPLATE, citations, codebook_entries, common_metadata, config_rows, count_text, frame_ms
 
 PRESET_TEMPLATE = TEMPLATE.with_name("preset_template.md")
 RESULTS = TEMPLATE.resolve().parents[1] / "benchmarks" / "results"  # only where the repository is
@@ -41,22 +39,15 @@ def preset_card(name: str) -> ModelCard:
     """
     family = family_of_preset(name)
     config = family.config_class.from_preset(name)
-    kind = "tokenizer" if family.is_tokenizer else "encoder"
-    data = ModelCardData(
-        license="apache-2.0",
-        library_name=LIBRARY,
-        pipeline_tag=pipeline_tag(kind),
-        tags=[*COMMON_TAGS, *family.tags],
-    )
+    data = ModelCardData(license="apache-2.0", **common_metadata(family.kind, family))
     return ModelCard.from_template(data, template_path=str(PRESET_TEMPLATE), **_words(name, family, config))
 
 
 def _words(name: str, family: Family, config: SpeechSSLConfig) -> dict[str, Any]:
     """All that the template's placeholders stand for."""
-    kind = "tokenizer" if family.is_tokenizer else "encoder"
     return {
         "name": name,
-        "kind": kind,
+        "kind": family.kind,
         "description": _description(family, config),
         "purpose": _PURPOSES[name.endswith("tiny")],
         "streams": family.streams,
@@ -70,7 +61,7 @@ def _words(name: str, family: Family, config: SpeechSSLConfig) -> dict[str, Any]
         "frame_ms": frame_ms(config),
         "rate": f"{config.frame_rate:g}",
         "codebook_entries": f"{codebook_entries(config):,}",
-        "architecture": architecture(family, config, kind),
+        "architecture": config_rows(family, config, family.kind),
         "paper": family.preset_notes[name],
         "figures": _figures(name),
         **citations(family),
@@ -111,8 +102,7 @@ def _parameters(family: Family, config: SpeechSSLConfig) -> dict[str, str]:
             heads = HEAD_NAMES.items()
             counts = {what: family.model_class(head)(config).num_parameters() for head, what in heads}
     return {
-        what: f"{count:,} ({count_in_words(count)})" if count >= 1e6 else f"{count:,}"
-        for what, count in counts.items()
+        what: f"{count:,} ({count_text(count)})" if count >= 1e6 else f"{count:,}" for what, count in counts.items()
     }
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,7 +9,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from .contents import GOES_UP, Contents, contents
+from .contents import Contents, contents, is_upload
 
 
 def push_folder(
@@ -20,10 +19,10 @@ def push_folder(
     revision: str | None = None,
     dry_run: bool = False,
 ) -> str:
-    """Upload a model's folder to the Hub; see [`contents`] for what of it.
+    """Upload the files of a model's folder that [`contents`] selects to the Hub.
 
     It is one commit, so that nobody ever finds half a model. What an interrupted upload has sent of the weights is not
-    sent again by the next one, and unchanged files never are.
+    sent again by the next one, and unchanged files are never sent again.
 
     Args:
         repo_id: `user/name`, or a name alone for the user's own; the repository is made if it is new.
@@ -33,7 +32,7 @@ def push_folder(
         dry_run: make no request.
 
     Returns:
-        The address; of a dry run, what would go up and what would stay back.
+        The address; of a dry run, the list of what would be uploaded and what withheld.
 
     Raises:
         ValueError: an impossible `repo_id`, no whole model in the folder, or something private in it.
@@ -45,7 +44,7 @@ def push_folder(
     if dry_run:
         return str(found)
     check_login()
-    with _errors_in_words(folder, repo_id, revision):
+    with _explained_errors(folder, repo_id, revision):
         return _upload(folder, found, repo_id, private, revision)
 
 
@@ -77,19 +76,14 @@ def _upload(folder: Path, found: Contents, repo_id: str, private: bool | None, r
         api.create_branch(repository.repo_id, branch=revision, exist_ok=True)
         kept = {upload.path for upload in found.uploads}
         there = api.list_repo_files(repository.repo_id, revision=revision)
-        operations += [CommitOperationDelete(path) for path in there if path not in kept and _is_ours(path)]
+        operations += [CommitOperationDelete(path) for path in there if path not in kept and is_upload(path)]
     api.create_commit(repository.repo_id, operations, commit_message="Upload model", revision=revision)
     return str(repository) + (f"/tree/{revision}" if revision else "")
 
 
-def _is_ours(path: str) -> bool:
-    """Whether a file of a repository is of the kinds that a push brings."""
-    return path.startswith("runs/") or ("/" not in path and any(fnmatchcase(path, pattern) for pattern in GOES_UP))
-
-
 @contextmanager
-def _errors_in_words(folder: Path, repo_id: str, revision: str | None) -> Iterator[None]:
-    """Whatever goes wrong between here and the Hub as one line that says what to do."""
+def _explained_errors(folder: Path, repo_id: str, revision: str | None) -> Iterator[None]:
+    """Raise what goes wrong between here and the Hub as an OSError of one line that says what to do."""
     again = f"hf-speech-ssl push {folder} {repo_id}" + (f" --revision {revision}" if revision else "")
     try:
         yield
