@@ -18,6 +18,8 @@ PATH_ENDINGS = ("_dir", "_path")
 # Fields that hold the name of a repository on the Hub, or else a path.
 SOURCE_FIELDS = ("dataset", "dataset_name", "model")
 SOURCE_ENDINGS = ("name_or_path",)
+# Fields that hold what people say, which is never a path.
+TEXT_FIELDS = ("text", "word", "reference", "hypothesis", "alignment")
 
 
 def write_json(file: str | Path, values: Any) -> None:
@@ -105,6 +107,8 @@ def is_hub_id(name: str | None) -> bool:
 
 
 def _is_local_path(value: str, field: str) -> bool:
+    if field in TEXT_FIELDS:
+        return False
     if field in SOURCE_FIELDS or field.endswith(SOURCE_ENDINGS):
         return not is_hub_id(value)
     return field in PATH_FIELDS or field.endswith(PATH_ENDINGS) or bool(LOCAL_PATH.fullmatch(value))

@@ -109,6 +109,7 @@ class MetricName(NamedTuple):
 
 # Figures of evaluations that curves and cards know.
 ERROR_RATES = ("wer", "cer")
+ERROR_KINDS = ("substitutions", "deletions", "insertions")  # of words
 METRICS = (
     *("loss", *ERROR_RATES, "accuracy", "frame_accuracy", "anchor_loss", "enhanced_loss", "enhanced_accuracy"),
     *("explained_variance", "codebook_perplexity", "enhanced_perplexity", "level_perplexity", "codebook_usage"),
@@ -276,15 +277,20 @@ class Evaluation:
         modes: figures by mode. `wer`, `cer`, `substitutions`, `deletions` and `insertions` have `value`, `low` and
             `high`, shares of the reference; the bounds are `None` where there is no interval.
         settings: which utterances, how they were decoded and how the intervals were drawn.
+        speakers, worst: figures of speakers, and the utterances with the most errors. Both hold names of people and
+            their words: they are for the owner of the data, and are not uploaded.
     """
 
     dataset: str
     split: str
     modes: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Any]
+    model: str = ""
+    speakers: Sequence[Mapping[str, Any]] = ()
+    worst: Sequence[Mapping[str, Any]] = ()
 
-    rates = (*ERROR_RATES, "substitutions", "deletions", "insertions")
-    people = ("speakers", "worst")  # entries of the file with names of people and their words
+    rates = (*ERROR_RATES, *ERROR_KINDS)
+    people = ("speakers", "worst")
 
     @classmethod
     def read(cls, file: str | Path) -> "Evaluation":
@@ -304,7 +310,11 @@ class Evaluation:
                         f"{file} has no value, low and high for the {rate} of {mode!r}: it is not as `hf-speech-ssl "
                         f"evaluate --output_file` writes it. Write it again, or call it something else."
                     )
-        return cls(values["dataset"], values["split"], values["modes"], values.get("settings") or {})
+        return cls(**{**_known(cls, values), "settings": values.get("settings") or {}})
+
+    def write(self, file: str | Path) -> None:
+        """Write the report."""
+        write_json(file, asdict(self))
 
     @classmethod
     def read_all(cls, folder: str | Path) -> list["Evaluation"]:

@@ -135,8 +135,15 @@ def test_the_card_of_an_encoder_on_local_data_claims_no_hub_data(tmp_path):
 VERDICT = {
     "labels": [
         {
-            "kind": "anchor", "frames": 40_000, "codebook_size": 1024, "entries_used": 900, "perplexity": 312.4,
-            "commonest_share": 0.0512, "accuracy": 0.321, "loudness_correlation": 0.4567, "of_next_year": 1,
+            "kind": "anchor",
+            "frames": 40_000,
+            "codebook_size": 1024,
+            "entries_used": 900,
+            "perplexity": 312.4,
+            "commonest_share": 0.0512,
+            "accuracy": 0.321,
+            "loudness_correlation": 0.4567,
+            "of_next_year": 1,
         },
         {"kind": "fsq", "frames": 9, "codebook_size": 9, "entries_used": 2, "perplexity": 1.5, "commonest_share": 1.0},
     ],

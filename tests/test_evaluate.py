@@ -106,30 +106,29 @@ texts = st.text(alphabet="ab ", max_size=14)
 
 @given(texts, texts)
 @settings(deadline=None, max_examples=80)
-def test_alignments_hold_both_texts_and_the_edits_that_are_counted(prediction, reference):
-    pairs = align_words(prediction, reference)
+def test_alignments_hold_both_texts_and_the_edits_that_are_counted(hypothesis, reference):
+    pairs = align_words(hypothesis, reference)
     assert [true for true, _ in pairs if true is not None] == reference.split()
-    assert [heard for _, heard in pairs if heard is not None] == prediction.split()
-    counts = count_word_errors([prediction], [reference])
-    assert sum(true is not None and heard is not None and true != heard for true, heard in pairs) == (
-        counts.substitutions
-    )
-    assert sum(heard is None for _, heard in pairs) == counts.deletions
+    assert [guess for _, guess in pairs if guess is not None] == hypothesis.split()
+    counts = count_word_errors([hypothesis], [reference])
+    substituted = sum(None is not true != guess is not None for true, guess in pairs)
+    assert substituted == counts.substitutions
+    assert sum(guess is None for _, guess in pairs) == counts.deletions
     assert sum(true is None for true, _ in pairs) == counts.insertions
 
 
 def test_aligned_text_stands_word_under_word():
     pairs = align_words("the bat on on mat", "the cat sat on mat")
     assert aligned_lines(pairs, width=100) == [
-        "said:  the cat sat on mat",
-        "heard: the bat on  on mat",
-        "           S   S",
+        "ref: the cat sat on mat",
+        "hyp: the bat on  on mat",
+        "         S   S",
     ]
     pairs = [("one", "one"), ("two", None), (None, "three")]
-    assert aligned_lines(pairs) == ["said:  one two *****", "heard: one *** three", "           D   I"]
+    assert aligned_lines(pairs) == ["ref: one two *****", "hyp: one *** three", "         D   I"]
     broken = aligned_lines(pairs, width=14)
-    assert broken == ["said:  one two", "heard: one ***", "           D", "said:  *****", "heard: three", "       I"]
-    assert aligned_lines([("日本", "a"), ("b", "b")]) == ["said:  日本 b", "heard: a    b", "       S"]
+    assert broken == ["ref: one two", "hyp: one ***", "         D", "ref: *****", "hyp: three", "     I"]
+    assert aligned_lines([("日本", "a"), ("b", "b")]) == ["ref: 日本 b", "hyp: a    b", "     S"]
 
 
 def test_speakers_without_errors_are_counted_and_not_shown():
@@ -283,14 +282,14 @@ def test_chunk_ssl_is_measured_in_chunks_too(folders, capsys):
     assert one["wer"]["low"] <= one["wer"]["value"] <= one["wer"]["high"]
     assert {mode["utterances"] for mode in report["modes"].values()} == {8}
     assert all(mode["real_time_factor"] > 0 for mode in report["modes"].values())
-    assert len({mode["cer"]["value"] for mode in report["modes"].values()}) > 1  # chunks are heard differently
+    assert len({mode["cer"]["value"] for mode in report["modes"].values()}) > 1  # chunks give other hypotheses
     assert sum(entry["words"] for entry in report["speakers"]) == one["words"]
     assert len(report["worst"]) == 3
     expected = {"decoder": "greedy decoding", "normalize_text": True, "skipped": {"not audio": 1}, "seed": 0}
     assert expected.items() <= report["settings"].items()
     printed, progress = capsys.readouterr()
     assert printed.strip() == as_text(report)  # what is written says all that is printed
-    for text in ("| offline", "| 160 ms", "320 (240)", "Files left out: 1 not audio.", "## Speakers", "said:"):
+    for text in ("| offline", "| 160 ms", "320 (240)", "Files left out: 1 not audio.", "## Speakers", "ref:"):
         assert text in printed
     assert "utterance/s" not in progress  # no bar outside a terminal
     assert "WER to offline" in printed
@@ -305,12 +304,12 @@ def test_figures_are_those_of_the_model_asked_directly(folders):
     report = run(folders, "birq", "--num_worst", "9", "--num_resamples", "0", "--batch_seconds", "4")
     listen = pipeline("automatic-speech-recognition", str(folders / "birq"), device="cpu")
     corpus = Dataset.load_from_disk(folders / "corpus")
-    predictions, references = {}, {}
+    hypotheses, references = {}, {}
     for index, row in enumerate(corpus):
         if index != 4:
-            predictions[index] = listen({"raw": load_audio(row["audio"]), "sampling_rate": 16_000})["text"]
+            hypotheses[index] = listen({"raw": load_audio(row["audio"]), "sampling_rate": 16_000})["text"]
             references[index] = row["text"]
-    errors = count_word_errors(list(predictions.values()), list(references.values()))
+    errors = count_word_errors(list(hypotheses.values()), list(references.values()))
     offline = report["modes"]["offline"]
     assert offline["wer"] == {"value": errors.rate, "low": None, "high": None}
     assert [offline[kind]["count"] for kind in ("substitutions", "deletions", "insertions")] == [
@@ -320,8 +319,8 @@ def test_figures_are_those_of_the_model_asked_directly(folders):
     ]
     worst = {entry["index"]: entry for entry in report["worst"]}
     assert {at: entry["reference"] for at, entry in worst.items()} == references
-    assert {at: entry["prediction"] for at, entry in worst.items()} == {
-        at: normalize_text(text) for at, text in predictions.items()
+    assert {at: entry["hypothesis"] for at, entry in worst.items()} == {
+        at: normalize_text(text) for at, text in hypotheses.items()
     }
     assert all(entry["name"].endswith(f"(example {entry['index']})") for entry in report["worst"])
 
@@ -342,7 +341,7 @@ def test_a_lexicon_changes_what_is_read(folders, tmp_path):
     report = run(folders, "birq", "--lexicon_path", str(tmp_path / "words"), "--max_samples", "3")
     assert report["modes"]["offline"]["utterances"] == 3
     assert report["settings"]["decoder"] == "beam search"
-    assert {word for entry in report["worst"] for word in entry["prediction"].split()} <= {"the"}
+    assert {word for entry in report["worst"] for word in entry["hypothesis"].split()} <= {"the"}
 
 
 def test_what_cannot_be_measured_is_refused_in_words(folders, tmp_path, capsys):

@@ -29,6 +29,7 @@ PATHS = {
     ("split", "validation/clean"): "validation/clean",
     ("resume_from_checkpoint", "last"): "last",
     ("reference", "and / or"): "and / or",
+    ("hypothesis", "/ the slash is read"): "/ the slash is read",
     ("decoder", "greedy decoding"): "greedy decoding",
 }
 

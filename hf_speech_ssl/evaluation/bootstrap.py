@@ -1,4 +1,4 @@
-"""Confidence intervals of ratios of sums, such as error rates, by resampling utterances or whole speakers.
+"""Computes confidence intervals of ratios of sums, such as error rates, by resampling utterances or speakers.
 
 Shape letters: U utterances, K ratios, G units that are drawn (utterances or speakers).
 """
@@ -15,7 +15,7 @@ _COUNTS_AT_ONCE = 4_000_000  # draws held in memory
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its confidence interval; `None` where there is nothing to draw from."""
+    """A value with its confidence interval; the bounds are `None` if there is no interval."""
 
     value: float
     low: float | None
@@ -44,7 +44,7 @@ def bootstrap_ratios(
         confidence: share of the resamples inside the interval.
 
     Returns:
-        K estimates. There is no interval for fewer than two groups; resamples whose denominator is 0 are left out.
+        K estimates. Resamples whose denominator is 0 do not count; fewer than two groups give no interval.
 
     Raises:
         ValueError: shapes differ, a denominator's sum is 0, or a number is out of its range.
@@ -60,7 +60,10 @@ def bootstrap_ratios(
         ratios = drawn[:, : top.shape[1]] / drawn[:, top.shape[1] :]
     ratios[~np.isfinite(ratios)] = np.nan
     low, high = np.nanquantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    return [Estimate(*map(float, row)) for row in zip(values, low, high, strict=True)]
+    return [
+        Estimate(float(value), *((float(a), float(b)) if np.isfinite(a) else (None, None)))
+        for value, a, b in zip(values, low, high, strict=True)
+    ]
 
 
 def _check(

@@ -1,6 +1,7 @@
-"""Word and character error rate over jiwer: as sums of counts, and as metrics in the manner of `evaluate`.
+"""Word and character error rates over jiwer: as sums of counts, and as metrics of the library `evaluate`.
 
-No text is normalized here beyond white space (runs of it count as one space, none at the ends): see `normalize_text`.
+Hypotheses are called predictions here, as in `evaluate`. Texts are compared as they are, except that runs of white
+space count as one space; `normalize_text` does more.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class ErrorCounts:
 def count_word_errors(predictions: Sequence[str], references: Sequence[str]) -> ErrorCounts:
     """Word errors of `predictions` against `references`, summed over the utterances. Words are split at white space.
 
-    An utterance whose reference is empty has no words to get right: every word predicted there is an insertion, which
+    An utterance whose reference is empty has no words to get right: every predicted word is an insertion, which
     counts in the numerator of the rate over the whole set. (jiwer, given such an utterance alone, returns the number
     of insertions as its "rate".) Empty lists give counts of zero.
 
@@ -95,8 +96,8 @@ def align_words(prediction: str, reference: str) -> list[tuple[str | None, str |
     pairs: list[tuple[str | None, str | None]] = []
     for part in result.alignments[0]:
         true = result.references[0][part.ref_start_idx : part.ref_end_idx]
-        heard = result.hypotheses[0][part.hyp_start_idx : part.hyp_end_idx]
-        pairs += itertools.zip_longest(true, heard)  # the shorter one is empty, or they are equally long
+        recognized = result.hypotheses[0][part.hyp_start_idx : part.hyp_end_idx]
+        pairs += itertools.zip_longest(true, recognized)  # the shorter one is empty, or they are equally long
     return pairs
 
 
@@ -117,7 +118,7 @@ def _check_texts(predictions: Any, references: Any) -> None:
             if not isinstance(text, str):
                 raise TypeError(
                     f"{name}[{index}] is {text!r}, not a string: leave out examples without a transcript, or write "
-                    "an empty string where nothing was said."
+                    "an empty string for audio without speech."
                 )
     if len(predictions) != len(references):
         raise ValueError(
@@ -126,7 +127,7 @@ def _check_texts(predictions: Any, references: Any) -> None:
 
 
 class _ErrorRate(evaluate.Metric):
-    """What both metrics share: `compute(predictions=, references=)`, `add`, `add_batch`, all without network.
+    """The base of both metrics: `compute(predictions=, references=)`, `add`, `add_batch`, all without network.
 
     Texts are kept in memory unless `num_process` is above 1 or `keep_in_memory=False`, where `evaluate` wants files.
     """

@@ -1,9 +1,11 @@
-"""An evaluation as text for a terminal, which is Markdown too: tables, and transcripts aligned with what was said."""
+"""Formats an evaluation as Markdown that also reads well in a terminal."""
 
 import textwrap
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
+
+from ..run_folder import ERROR_KINDS, Evaluation
 
 _SPEAKERS_SHOWN = 20
 _LINE_WIDTH = 80  # columns of a narrow terminal
@@ -25,7 +27,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers_f
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """A report of [`hf_speech_ssl.commands.evaluate`] as Markdown."""
+    """Format the report of `hf-speech-ssl evaluate` as Markdown."""
     modes, settings = report["modes"], report["settings"]
     first = next(iter(modes.values()))
     lines = [f"# {report['model']} on {report['dataset']} ({report['split']})", "", *_data_lines(first, settings), ""]
@@ -40,21 +42,21 @@ def as_text(report: dict[str, Any]) -> str:
 
 
 def aligned_lines(alignment: Sequence[tuple[str | None, str | None]], width: int = _LINE_WIDTH) -> list[str]:
-    """Reference and prediction under each other, and below them S, D or I where they differ.
+    """Write reference and hypothesis under each other, and below them S, D or I where they differ.
 
     Args:
-        alignment: (reference, prediction) pairs, as in [`hf_speech_ssl.evaluation.align_words`].
+        alignment: (reference, hypothesis) pairs, as in [`hf_speech_ssl.evaluation.align_words`].
         width: columns after which a line is broken.
     """
     lines: list[list[str]] = []
     room = 0
-    for true, heard in alignment:
-        kind = "D" if heard is None else "I" if true is None else "S" if true != heard else ""
-        size = max(_width(true or ""), _width(heard or ""), 1)
+    for true, guess in alignment:
+        kind = "D" if guess is None else "I" if true is None else "S" if true != guess else ""
+        size = max(_width(true or ""), _width(guess or ""), 1)
         if not lines or room < size + 1:
-            lines.append(["said: ", "heard:", "      "])
+            lines.append(["ref:", "hyp:", "    "])
             room = width - len(lines[-1][0])
-        shown = ("*" * size if true is None else true, "*" * size if heard is None else heard, kind)
+        shown = ("*" * size if true is None else true, "*" * size if guess is None else guess, kind)
         lines[-1] = [
             f"{line} {cell}{' ' * (size - _width(cell))}" for line, cell in zip(lines[-1], shown, strict=True)
         ]
@@ -82,11 +84,10 @@ def _data_lines(first: dict[str, Any], settings: dict[str, Any]) -> list[str]:
 
 
 def _mode_tables(modes: dict[str, Any]) -> list[list[str]]:
-    """Rates and costs, kinds of errors, and what chunks cost: tables of their own, so that lines stay short."""
+    """Tables of the rates, of the kinds of errors and of the cost of chunks; three, so that lines stay short."""
     tables = [_rates(modes)]
-    kinds = {"substituted %": "substitutions", "deleted %": "deletions", "inserted %": "insertions"}
-    rows = [[name, *(_percent(mode[kind]) for kind in kinds.values())] for name, mode in modes.items()]
-    tables.append(markdown_table(["mode", *kinds], rows))
+    rows = [[name, *(_percent(mode[kind]) for kind in ERROR_KINDS)] for name, mode in modes.items()]
+    tables.append(markdown_table(["mode", *(f"{kind} %" for kind in ERROR_KINDS)], rows))
     changes = [[name, _percent(mode["wer_change"], "+")] for name, mode in modes.items() if "wer_change" in mode]
     if changes:
         tables.append(markdown_table(["mode", f"WER to {next(iter(modes))}"], changes))
@@ -94,7 +95,7 @@ def _mode_tables(modes: dict[str, Any]) -> list[list[str]]:
 
 
 def _rates(modes: dict[str, Any]) -> list[str]:
-    """How good each mode is, how soon it speaks, what it takes."""
+    """Error rates, latency and computation of each mode."""
     compared = len(modes) > 1
     rows = []
     for name, mode in modes.items():
@@ -133,22 +134,21 @@ def _speaker_lines(speakers: list[dict[str, Any]]) -> list[str]:
     shown = [one for one in speakers if one["wer"]][:_SPEAKERS_SHOWN]
     if not shown:
         return [f"No errors of {_count(len(speakers), 'speaker')}."]
-    kinds = ("wer", "cer", "substitutions", "deletions", "insertions")
     head = ["speaker", "utterances", "words", "WER %", "CER %", "S %", "D %", "I %"]
     rows = [
         [
             one["speaker"],
             f"{one['utterances']:,}",
             f"{one['words']:,}",
-            *("" if one[kind] is None else f"{100 * one[kind]:.2f}" for kind in kinds),
+            *("" if one[kind] is None else f"{100 * one[kind]:.2f}" for kind in Evaluation.rates),
         ]
         for one in shown
     ]
     notes = ["S, D, I: words substituted, deleted, inserted."]
-    if hidden := len(speakers) - len(shown):
+    if others := len(speakers) - len(shown):
         perfect = sum(not one["wer"] for one in speakers)
         notes.append(
-            f"Not shown: {_count(hidden, 'speaker')} with no higher WER, {perfect:,} without errors; the report "
+            f"Not shown: {_count(others, 'speaker')} with no higher WER, {perfect:,} without errors; the report "
             "of --output_file has all."
         )
     return [*markdown_table(head, rows), "", *_wrapped(" ".join(notes))]

@@ -1,4 +1,4 @@
-"""What a set of transcripts adds up to: error rates with intervals in every mode, speakers, worst utterances.
+"""Sums up transcripts: error rates with intervals in every mode, speakers, worst utterances.
 
 Shape letters: U utterances, K figures.
 """
@@ -10,36 +10,36 @@ from typing import Any
 
 import numpy as np
 
+from ..run_folder import ERROR_KINDS
 from .bootstrap import Estimate, bootstrap_ratios
 from .error_rates import ErrorCounts, align_words, count_character_errors, count_word_errors
 
 MIN_SPEAKERS = 10  # fewer of them are too few to draw from: the intervals would come out too narrow
-_SHARES = ("substitutions", "deletions", "insertions")
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """One utterance: what was said, and what was heard in each mode.
+    """One utterance with its reference and its hypotheses.
 
     Args:
-        name: what to call it, such as its path.
+        name: for people, such as its path.
         index: its row in the data set.
         seconds: its duration.
-        reference: what was said.
-        predictions: what was heard, by mode; the first mode is the one that the others are compared with.
-        speaker: who spoke, where the data set says so.
+        reference: the true text.
+        hypotheses: the recognized text, by mode; the other modes are compared with the first.
+        speaker: the speaker's name, if the data set has it.
     """
 
     name: str
     index: int
     seconds: float
     reference: str
-    predictions: Mapping[str, str]
+    hypotheses: Mapping[str, str]
     speaker: str | None = None
 
 
 class Scores:
-    """Figures of some transcripts; rates are fractions.
+    """Figures of transcripts; rates are fractions.
 
     Args:
         transcripts: of one split, all of them in the same modes.
@@ -55,13 +55,13 @@ class Scores:
             raise ValueError("There is nothing to score: no utterance was transcribed.")
         self.transcripts = sorted(transcripts, key=lambda transcript: transcript.index)
         self.num_resamples, self.seed = num_resamples, seed
-        self.modes = list(self.transcripts[0].predictions)
+        self.modes = list(self.transcripts[0].hypotheses)
         self.words = {mode: self._count(count_word_errors, mode) for mode in self.modes}
         self.characters = {mode: self._count(count_character_errors, mode) for mode in self.modes}
-        _ = _total(self.words[self.modes[0]]).rate  # refuses references without a word, in words
+        _ = _total(self.words[self.modes[0]]).rate  # refuses references without a word, with a clear message
 
     def _count(self, count: Any, mode: str) -> list[ErrorCounts]:
-        return [count([one.predictions[mode]], [one.reference]) for one in self.transcripts]
+        return [count([one.hypotheses[mode]], [one.reference]) for one in self.transcripts]
 
     @cached_property
     def speakers(self) -> list[str] | None:
@@ -71,13 +71,16 @@ class Scores:
 
     @property
     def resampled(self) -> str:
-        """What the bootstrap draws: "speakers" where there are enough of them, else "utterances"."""
+        """The units that the bootstrap draws: "speakers" if there are enough of them, else "utterances"."""
         return "speakers" if self.speakers is not None and len(set(self.speakers)) >= MIN_SPEAKERS else "utterances"
 
     def by_mode(self) -> dict[str, dict[str, Any]]:
-        """Of every mode "wer", "cer", "substitutions", "deletions" and "insertions" (of words, as shares of the
-        reference words) as {"value", "low", "high"}, their counts, and what they are of. Modes after the first have
-        "wer_change", the difference of their WER to the first mode's, utterance by utterance."""
+        """Figures of every mode.
+
+        "wer", "cer", "substitutions", "deletions" and "insertions" (of words, as shares of the reference words) are
+        {"value", "low", "high"}; the counts behind them follow. Modes after the first have "wer_change", the
+        difference of their WER to the first mode's, paired by utterance.
+        """
         figures: list[tuple[str, str, list[int], list[int]]] = []
         first = [counts.errors for counts in self.words[self.modes[0]]]
         for mode in self.modes:
@@ -86,7 +89,7 @@ class Scores:
             figures.append((mode, "wer", [counts.errors for counts in words], lengths))
             sizes = [counts.reference_length for counts in characters]
             figures.append((mode, "cer", [counts.errors for counts in characters], sizes))
-            figures += [(mode, kind, [getattr(counts, kind) for counts in words], lengths) for kind in _SHARES]
+            figures += [(mode, kind, [getattr(counts, kind) for counts in words], lengths) for kind in ERROR_KINDS]
             if mode != self.modes[0]:
                 change = [counts.errors - base for counts, base in zip(words, first, strict=True)]
                 figures.append((mode, "wer_change", change, lengths))
@@ -103,7 +106,7 @@ class Scores:
                 "character_errors": letters.errors,
                 "correct_utterances": sum(counts.errors == 0 for counts in self.words[mode]),
             }
-            for kind in _SHARES:
+            for kind in ERROR_KINDS:
                 report[mode][kind]["count"] = getattr(total, kind)
         return report
 
@@ -113,9 +116,10 @@ class Scores:
         return bootstrap_ratios(tops, bottoms, groups, self.num_resamples, self.seed)
 
     def by_speaker(self) -> list[dict[str, Any]]:
-        """Rates of every speaker in the first mode, the highest WER first; `None` for one who says no word.
+        """Rates of every speaker in the first mode, the highest WER first.
 
-        Empty where the data set does not tell all speakers.
+        Rates of a speaker without a reference word are `None`. The list is empty if the data set does not have the
+        speaker of every utterance.
         """
         rows: dict[str, list[int]] = {}
         for index, speaker in enumerate(self.speakers or []):
@@ -133,7 +137,7 @@ class Scores:
                     "words": length,
                     "wer": words.rate if length else None,
                     "cer": characters.rate if length else None,
-                    **{kind: getattr(words, kind) / length if length else None for kind in _SHARES},
+                    **{kind: getattr(words, kind) / length if length else None for kind in ERROR_KINDS},
                 }
             )
         return sorted(entries, key=lambda entry: -1.0 if entry["wer"] is None else entry["wer"], reverse=True)
@@ -141,7 +145,7 @@ class Scores:
     def worst(self, count: int) -> list[dict[str, Any]]:
         """The utterances with the most word errors in the first mode, those without errors left out.
 
-        "alignment" holds (reference, prediction) pairs, as in [`align_words`].
+        "alignment" holds (reference, hypothesis) pairs, as in [`align_words`].
         """
         mode = self.modes[0]
         errors = [counts.errors for counts in self.words[mode]]
@@ -159,8 +163,8 @@ class Scores:
                     "errors": errors[index],
                     "words": lengths[index],
                     "reference": one.reference,
-                    "prediction": one.predictions[mode],
-                    "alignment": align_words(one.predictions[mode], one.reference),
+                    "hypothesis": one.hypotheses[mode],
+                    "alignment": align_words(one.hypotheses[mode], one.reference),
                 }
             )
         return entries

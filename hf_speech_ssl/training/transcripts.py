@@ -83,7 +83,7 @@ class TranscriptEvaluator:
     def show(self, references: list[str], transcripts: list[str]) -> None:
         """Keep the first few transcripts as examples."""
         pairs = zip(references, transcripts, strict=True)
-        self.examples.extend(f"  said:  {reference}\n  heard: {transcript}" for reference, transcript in pairs)
+        self.examples.extend(f"  ref: {reference}\n  hyp: {transcript}" for reference, transcript in pairs)
         del self.examples[self.num_examples :]
 
     def transcribe(self, logits: torch.Tensor) -> list[str]:
