@@ -59,25 +59,31 @@ class Splits:
     """What a model says about the validation and the test split, and their texts."""
 
     def __init__(self, model: Path, data: str):
-        from hf_speech_ssl.commands.language_model import hear
         from hf_speech_ssl.data.reading import UtteranceReader
+        from hf_speech_ssl.options import ReadingOptions
         from hf_speech_ssl.recognition.recognizer import Recognizer
+        from hf_speech_ssl.recognition.tuning import log_probabilities
 
         self.recognizer = Recognizer.from_pretrained(str(model), device="cpu")
         self.said = {
-            split: hear(self.recognizer, UtteranceReader("synthetic", data, split, text_column_name="text"))
+            split: log_probabilities(
+                self.recognizer, UtteranceReader(ReadingOptions("synthetic", data, split), "text")
+            )
             for split in ("validation", "test")
         }
 
     def search(self, **files: Path) -> Any:
         """Beam search for the model with such files."""
         from hf_speech_ssl.decoding import BeamSearchDecoder
+        from hf_speech_ssl.options import DecodingOptions
 
-        return BeamSearchDecoder(self.recognizer.tokenizer, self.recognizer.seconds_per_frame, **files)
+        return BeamSearchDecoder(
+            self.recognizer.tokenizer, self.recognizer.seconds_per_frame, DecodingOptions(**files)
+        )
 
     def tune(self, search: Any, weights: tuple[float, ...]) -> tuple[float, float]:
         """The weight and the bonus with the lowest WER on the validation split."""
-        from hf_speech_ssl.commands.language_model import Trial, choose, word_errors
+        from hf_speech_ssl.recognition.tuning import Trial, choose, word_errors
 
         trials = []
         for pair in itertools.product(weights, BONUSES):
@@ -87,7 +93,7 @@ class Splits:
 
     def measure(self, decoder: Any) -> dict[str, float]:
         """Word and character error rate on the test split, and how long decoding takes."""
-        from hf_speech_ssl.commands.language_model import word_errors
+        from hf_speech_ssl.recognition.tuning import word_errors
 
         heard, texts = self.said["test"]
         began = time.perf_counter()

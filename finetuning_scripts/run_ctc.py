@@ -21,6 +21,7 @@ from transformers import AutoModelForCTC, PreTrainedConfig, PreTrainedModel, Wav
 
 from hf_speech_ssl.decoding import build_ctc_processor
 from hf_speech_ssl.evaluation import normalize_text
+from hf_speech_ssl.options import flag, parse_settings
 from hf_speech_ssl.run_folder import OFFLINE, mode_name
 from hf_speech_ssl.scripts import call, publish_run, training_run
 from hf_speech_ssl.training.building import is_ctc_model, load_feature_extractor, load_model, make_config
@@ -28,7 +29,7 @@ from hf_speech_ssl.training.corpus import Corpus, DataSettings, estimate_normali
 from hf_speech_ssl.training.loop import TrainingLoop
 from hf_speech_ssl.training.objectives import Transcription
 from hf_speech_ssl.training.run import Run
-from hf_speech_ssl.training.settings import TrainingSettings, flag, parse_settings
+from hf_speech_ssl.training.settings import TrainingSettings
 from hf_speech_ssl.training.transcripts import TranscriptEvaluator
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from . import console
 from .hub import check_push, publish
 from .training.loop import TrainingLoop
 from .training.run import Run, started_run
@@ -36,15 +37,6 @@ def publish_run(run: Run, loop: TrainingLoop) -> dict[str, float]:
     return loop.metrics
 
 
-def call(main: Callable[[], Any]) -> None:
+def call(main: Callable[[], object]) -> None:
     """Run a script and end the process: an error that a user can mend is one line, unless --verbose is given."""
-    try:
-        main()
-    except (OSError, ValueError, ImportError, FloatingPointError) as error:
-        if "--verbose" in sys.argv:
-            raise
-        print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(console.run(os.path.basename(sys.argv[0]), main, console.VERBOSE in sys.argv))

@@ -21,6 +21,7 @@ from hf_speech_ssl.decoding import (
     greedy_ctc,
     make_decoder,
 )
+from hf_speech_ssl.options import DecodingOptions
 
 TOKENIZER = build_ctc_tokenizer(["ab"])  # 0 blank, 1 unknown, 2 |, 3 a, 4 b
 ARPA = """\\data\\
@@ -78,9 +79,13 @@ def all_paths(frames, seed):
     return scores
 
 
+def decoder_of(tokenizer=TOKENIZER, num_best=1, **options):
+    return make_decoder(tokenizer, 0.02, DecodingOptions(**options), num_best)
+
+
 def exact(**options):
     """A beam that drops nothing."""
-    return make_decoder(TOKENIZER, 0.02, beam_size=20_000, **options)
+    return decoder_of(beam_size=20_000, **options)
 
 
 def decode(decoder, log_probs):
@@ -91,7 +96,7 @@ def decode(decoder, log_probs):
 def test_without_a_lexicon_every_text_has_the_sum_over_its_paths(seed):
     log_probs = random_log_probs(4, seed)
     expected = {text: score for (kind, text), score in all_paths(4, seed).items() if kind == "text"}
-    decoder = BeamSearchDecoder(TOKENIZER, 0.02, beam_size=20_000, num_best=20_000)
+    decoder = BeamSearchDecoder(TOKENIZER, 0.02, DecodingOptions(beam_size=20_000), num_best=20_000)
     readings = decode(decoder, log_probs)
     assert {reading.text: pytest.approx(reading.score, abs=1e-4) for reading in readings} == expected
     scores = [reading.score for reading in readings]
@@ -160,9 +165,9 @@ def test_the_language_model_decides_where_the_sound_does_not(arpa):
     log_probs[0, 0, 3] = log_probs[0, 3, 4] = 0.0
     log_probs[0, 1, [0, 2]] = math.log(0.5)  # a pause or none: "ab" or "a b"
     log_probs[0, 2, 0] = 0.0
-    assert decode(make_decoder(TOKENIZER, 0.02, lm_path=arpa), log_probs)[0].text == "ab"
-    assert decode(make_decoder(TOKENIZER, 0.02, lm_path=arpa, word_bonus=9.0), log_probs)[0].text == "a b"
-    one = BeamSearchDecoder(TOKENIZER, 0.02, lm_path=arpa)
+    assert decode(decoder_of(lm_path=arpa), log_probs)[0].text == "ab"
+    assert decode(decoder_of(lm_path=arpa, word_bonus=9.0), log_probs)[0].text == "a b"
+    one = BeamSearchDecoder(TOKENIZER, 0.02, DecodingOptions(lm_path=arpa))
     assert decode(one.reweighted(1.0, 9.0), log_probs)[0].text == "a b"
     assert decode(one, log_probs)[0].text == "ab"
 
@@ -177,11 +182,11 @@ def test_words_have_the_times_of_greedy_decoding(arpa, tmp_path):
     greedy = decode(GreedyDecoder(TOKENIZER, 0.02), frames_of(ids))[0]
     assert greedy.text == "ab b"
     for options in ({}, {"lm_path": arpa}):
-        reading = decode(make_decoder(TOKENIZER, 0.02, num_best=2, **options), frames_of(ids))[0]
+        reading = decode(decoder_of(num_best=2, **options), frames_of(ids))[0]
         assert (reading.text, reading.words) == (greedy.text, greedy.words)
     # A word written otherwise than it is spelt, twice in a row, in the tokenizer's other case.
     (tmp_path / "lexicon.txt").write_text("\ufeffAB\nBee\tb\nbe\tB |\n\n", encoding="utf-8")
-    decoder = make_decoder(TOKENIZER, 0.02, lexicon_path=tmp_path / "lexicon.txt", num_best=2)
+    decoder = decoder_of(lexicon_path=tmp_path / "lexicon.txt", num_best=2)
     readings = decode(decoder, frames_of(ids))
     assert {reading.text for reading in readings} == {"AB Bee", "AB be"}
     assert readings[0].words[0] == TimedText("AB", *(getattr(greedy.words[0], edge) for edge in ("start", "end")))
@@ -191,17 +196,17 @@ def test_batches_padding_and_empty_utterances(arpa):
     one, two = frames_of([3, 4, 2, 4]), frames_of([4, 0])
     batch = torch.full((3, 4, 5), math.nan)
     batch[0], batch[1, :2] = one[0], two[0]
-    readings = make_decoder(TOKENIZER, 0.02, lm_path=arpa)(batch.double(), torch.tensor([4, 2, 0]))
+    readings = decoder_of(lm_path=arpa)(batch.double(), torch.tensor([4, 2, 0]))
     assert [[reading.text for reading in each] for each in readings] == [["ab b"], ["b"], [""]]
     assert readings[2][0].words == [] and readings[2][0].score == 0.0
     impossible = torch.full((1, 2, 5), -math.inf)  # as a model says that forces the blank
     impossible[..., 0] = 0.0
-    assert decode(make_decoder(TOKENIZER, 0.02, lm_path=arpa), impossible)[0].text == ""
+    assert decode(decoder_of(lm_path=arpa), impossible)[0].text == ""
 
 
 def test_an_unfinished_word_is_left_out(tmp_path):
     (tmp_path / "words.txt").write_text("ab\nba\n")
-    decoder = make_decoder(TOKENIZER, 0.02, lexicon_path=tmp_path / "words.txt")
+    decoder = decoder_of(lexicon_path=tmp_path / "words.txt")
     finished, unfinished = (decode(decoder, frames_of(ids, 999.0))[0] for ids in ([3, 4, 2, 0, 0], [3, 4, 2, 4, 4]))
     assert finished.text == unfinished.text == "ab" and finished.words == unfinished.words
     assert unfinished.score == pytest.approx(finished.score - 10_000, abs=1)
@@ -215,8 +220,8 @@ def test_words_that_cannot_be_spelt_are_reported(tmp_path, caplog):
 
 
 def test_greedy_where_there_is_nothing_to_search_with():
-    assert isinstance(make_decoder(TOKENIZER, 0.02, beam_size=7, word_bonus=1.0), GreedyDecoder)
-    several = decode(make_decoder(TOKENIZER, 0.02, num_best=3, word_bonus=1.0), random_log_probs(4, 0))
+    assert isinstance(decoder_of(beam_size=7, word_bonus=1.0), GreedyDecoder)
+    several = decode(decoder_of(num_best=3, word_bonus=1.0), random_log_probs(4, 0))
     assert len({reading.text for reading in several}) == 3
 
 
@@ -237,7 +242,7 @@ def test_wrong_lexicons(tmp_path, content, words):
     path = tmp_path / "lexicon.txt"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=words):
-        make_decoder(TOKENIZER, 0.02, lexicon_path=path)
+        decoder_of(lexicon_path=path)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +262,7 @@ def test_wrong_language_models(tmp_path, content, words):
     path = tmp_path / "lm.arpa"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=words):
-        make_decoder(TOKENIZER, 0.02, lm_path=path)
+        decoder_of(lm_path=path)
 
 
 def test_other_refusals(arpa, tmp_path, monkeypatch):
@@ -277,10 +282,10 @@ def test_other_refusals(arpa, tmp_path, monkeypatch):
         ({"lm_weight": -1.0}, ValueError, "lm_weight"),
     ):
         with pytest.raises(error, match=words):
-            make_decoder(TOKENIZER, 0.02, **options)
+            decoder_of(**options)
     with pytest.raises(ValueError, match="word_bonus 1.0 needs"):
-        BeamSearchDecoder(TOKENIZER, 0.02, word_bonus=1.0)
-    decoder = make_decoder(TOKENIZER, 0.02, lm_path=arpa)
+        BeamSearchDecoder(TOKENIZER, 0.02, DecodingOptions(word_bonus=1.0))
+    decoder = decoder_of(lm_path=arpa)
     for log_probs, lengths, words in (
         (torch.zeros(3, 5), [3], r"\(batch, frames, vocabulary\)"),
         (torch.zeros(1, 3, 4), [3], "spells with 5 tokens, the model knows 4"),
@@ -291,10 +296,10 @@ def test_other_refusals(arpa, tmp_path, monkeypatch):
             decoder(log_probs, torch.tensor(lengths))
     monkeypatch.setitem(sys.modules, "flashlight.lib.text", None)
     with pytest.raises(ImportError, match=r"hf-speech-ssl\[lm\]"):
-        make_decoder(TOKENIZER, 0.02, lm_path=arpa)
+        decoder_of(lm_path=arpa)
 
 
 def test_other_tokenizers_are_refused(arpa):
     tokenizer = ParakeetTokenizer.__new__(ParakeetTokenizer)
     with pytest.raises(ValueError, match="needs a Wav2Vec2CTCTokenizer.*not a ParakeetTokenizer"):
-        make_decoder(tokenizer, 0.02, lm_path=arpa)
+        decoder_of(tokenizer, lm_path=arpa)

@@ -25,9 +25,9 @@ from hf_speech_ssl import (
     FSQModel,
     SpeechSSLFeatureExtractor,
 )
+from hf_speech_ssl.cli import main
 from hf_speech_ssl.decoding import build_ctc_processor
 from hf_speech_ssl.hub import write_model_card
-from hf_speech_ssl.hub.__main__ import main
 
 RESULTS = {
     "eval_validation_wer": 0.1234,
@@ -335,8 +335,10 @@ def test_what_is_missing_is_named(tmp_path, capsys):
             write_model_card(folder)
         (folder / name).write_text(content)
     assert not (folder / "README.md").exists(), "no half card"
-    assert main([str(tmp_path / "nowhere")]) == 1 and "no folder" in capsys.readouterr().err
-    assert main([str(folder), "--language", "en"]) == 0 and metadata_load(folder / "README.md")["language"] == ["en"]
+    assert main(["card", str(tmp_path / "nowhere")]) == 1 and "no folder" in capsys.readouterr().err
+    assert main(["card", str(folder), "--language", "en"]) == 0 and metadata_load(folder / "README.md")[
+        "language"
+    ] == ["en"]
 
 
 @pytest.mark.parametrize(

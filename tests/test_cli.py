@@ -10,12 +10,12 @@ import soundfile
 import torch
 
 from hf_speech_ssl.cli import main
-from hf_speech_ssl.commands import stream as stream_command
 from hf_speech_ssl.decoding import build_ctc_processor
 from hf_speech_ssl.modeling.configuration_chunkssl import ChunkSSLConfig
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 from hf_speech_ssl.modeling.modeling_chunkssl import ChunkSSLForCTC
 from hf_speech_ssl.recognition.streaming import StreamingTranscriber
+from hf_speech_ssl.recognition.terminal import Screen
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_a_terminal_shows_every_word_once(columns, capsys, monkeypatch):
     output = io.StringIO()
     output.isatty = lambda: True
     monkeypatch.setenv("COLUMNS", str(columns))
-    screen = stream_command._Screen(output)
+    screen = Screen(output)
     for end in range(len(text)):
         screen.show(text[:end].strip(), text[: max(0, text.rfind(" ", 0, end))])
         if end == 30:

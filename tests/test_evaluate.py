@@ -12,13 +12,14 @@ from test_recognizer import ours
 from transformers import pipeline
 
 from hf_speech_ssl import cli
-from hf_speech_ssl.commands.evaluate import evaluate
+from hf_speech_ssl.commands.evaluate import EvaluateOptions, evaluate
 from hf_speech_ssl.data.audio import load_audio
 from hf_speech_ssl.data.synthetic import build_synthetic
 from hf_speech_ssl.evaluation import align_words, bootstrap_ratios, count_word_errors, normalize_text
 from hf_speech_ssl.evaluation import bootstrap as bootstrap_module
 from hf_speech_ssl.evaluation.report import _speaker_lines, aligned_lines, as_text, markdown_table
 from hf_speech_ssl.evaluation.scores import MIN_SPEAKERS, Scores, Transcript
+from hf_speech_ssl.options import DecodingOptions, LoadingOptions, ReadingOptions
 
 # --- intervals
 
@@ -328,10 +329,15 @@ def test_figures_are_those_of_the_model_asked_directly(folders):
 def test_texts_are_compared_as_they_are_when_asked(folders, tmp_path):
     corpus = Dataset.load_from_disk(folders / "corpus").select([0, 1])
     corpus.map(lambda row: {"text": row["text"].upper() + "!"}).save_to_disk(tmp_path / "shouted")
-    options = {"split_name": "train", "device": "cpu", "num_resamples": 0}
-    report = evaluate(str(folders / "birq"), str(tmp_path / "shouted"), **options)
+
+    def report_of(**options):
+        options = EvaluateOptions(model_name_or_path=str(folders / "birq"), num_resamples=0, **options)
+        reading = ReadingOptions(str(tmp_path / "shouted"), split_name="train")
+        return evaluate(options, reading, LoadingOptions(device="cpu"), DecodingOptions())
+
+    report = report_of()
     assert "!" not in report["worst"][0]["reference"]
-    report = evaluate(str(folders / "birq"), str(tmp_path / "shouted"), normalize=False, **options)
+    report = report_of(normalize_text=False)
     assert report["worst"][0]["reference"].endswith("!") and report["modes"]["offline"]["wer"]["value"] >= 1
 
 

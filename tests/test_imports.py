@@ -21,7 +21,16 @@ MODELING_MAY_IMPORT = {"huggingface_hub", "numpy", "torch", "transformers"} | sy
 FAMILIES = ("_birq", "_chunkssl")
 SCRIPT_FOLDERS = ("pretraining_scripts", "finetuning_scripts")
 CHECKED_FOLDERS = ("modeling", "hf_speech_ssl", *SCRIPT_FOLDERS, "benchmarks", "tests")
-LAYERS = {"modeling": 0, "json_files": 0, "families": 1, "run_folder": 1, "registration": 2, "loading": 2}
+LAYERS = {
+    "modeling": 0,
+    "json_files": 0,
+    "options": 0,
+    "console": 0,
+    "families": 1,
+    "run_folder": 1,
+    "registration": 2,
+    "loading": 2,
+}
 LAYERS |= {"data": 3, "evaluation": 3, "decoding": 3, "training": 4, "recognition": 4, "hub": 4, "probing": 4}
 LAYERS |= {"demo": 5}
 TOP_LAYER = 6  # cli, commands and every other file of the package that is not named above

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from hf_speech_ssl import BiRQForCTC, SpeechSSLFeatureExtractor
 from hf_speech_ssl.cli import main
-from hf_speech_ssl.commands.language_model import Trial, choose
 from hf_speech_ssl.decoding import build_ctc_processor, estimate_ngrams
 from hf_speech_ssl.decoding.ngram import language_model_words
 from hf_speech_ssl.evaluation import ErrorCounts
 from hf_speech_ssl.recognition.recognizer import Recognizer
+from hf_speech_ssl.recognition.tuning import Trial, choose
 
 SENTENCES = ["call anna now", "call david", "", "anna and david call", "please call anna now", "please"]
 sentences = st.lists(st.lists(st.sampled_from(["a", "b", "c", "<unk>"]), max_size=5).map(" ".join), max_size=6)

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from hf_speech_ssl import BiRQConfig, BiRQModel, ChunkSSLConfig, FSQConfig
+from hf_speech_ssl.cli import main
 from hf_speech_ssl.families import FAMILIES
-from hf_speech_ssl.hub.presets import main, preset_card, preset_names
+from hf_speech_ssl.hub.presets import preset_card, preset_names
 
 CARDS = Path(__file__).parents[1] / "model_cards"
-COMMAND = "python -m hf_speech_ssl.hub.presets"
+COMMAND = "hf-speech-ssl presets"
 
 
 def test_there_is_a_card_for_every_preset():
@@ -22,7 +23,7 @@ def test_there_is_a_card_for_every_preset():
 
 
 def test_the_committed_cards_are_what_the_command_writes(tmp_path):
-    main(["--output_dir", str(tmp_path)])
+    assert main(["presets", "--output_dir", str(tmp_path)]) == 0
     for name in preset_names():
         written, committed = ((folder / f"{name}.md").read_text() for folder in (tmp_path, CARDS))
         assert written == committed, f"model_cards/{name}.md is out of date: run `{COMMAND}`"

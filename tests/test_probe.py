@@ -13,10 +13,12 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from hf_speech_ssl import FSQConfig, FSQModel, SpeechSSLFeatureExtractor
 from hf_speech_ssl.cli import main
-from hf_speech_ssl.commands.probe import measure, probe
+from hf_speech_ssl.commands.probe import ProbeOptions, probe
 from hf_speech_ssl.modeling.modeling_fsq import FSQTokenizer
+from hf_speech_ssl.options import LoadingOptions, ReadingOptions
 from hf_speech_ssl.probing import phone_ids_at_frames
 from hf_speech_ssl.probing.encoders import EncodedUtterance, SpeechEncoder, load_encoder
+from hf_speech_ssl.probing.measure import measure
 from hf_speech_ssl.probing.probe import PhoneReader, number_phones
 
 SPEECH = ["synthetic", "--dataset_config_name", "sentences=60,eval_sentences=20"]
@@ -55,8 +57,11 @@ def tone_folder(tmp_path_factory):
     return folder
 
 
+CPU = LoadingOptions(device="cpu")
+
+
 def readers(name: str) -> tuple[PhoneReader, PhoneReader, dict[str, int]]:
-    train, test = (PhoneReader(split, "phones", dataset_name=name) for split in ("train", "test"))
+    train, test = (PhoneReader(ReadingOptions(name, split_name=split), "phones") for split in ("train", "test"))
     return train, test, number_phones(train.inventory(), test.inventory())
 
 
@@ -179,11 +184,11 @@ def test_every_checkpoint_gives_tables_and_json(tmp_path, capsys, kind):
 
 def test_the_same_seed_gives_the_same_report(tone_folder, tmp_path, capsys):
     folder = save(tmp_path, FAMILIES["birq"].build("base"))
-    arguments = {"num_epochs": 1, "max_samples": 8, "device": "cpu"}
+    reading = ReadingOptions(str(tone_folder / "in_time"), split_name="train", max_samples=8)
     reports = []
     for other_state, seed in enumerate((3, 3, 4)):
         torch.manual_seed(other_state)
-        reports.append(probe(folder, str(tone_folder / "in_time"), seed=seed, **arguments))
+        reports.append(probe(ProbeOptions(model_name_or_path=folder, num_epochs=1, seed=seed), reading, CPU))
     assert reports[0] == reports[1] != reports[2]
     assert reports[0]["data"]["test_utterances"] == 8
 
@@ -246,5 +251,6 @@ def test_what_cannot_be_probed_is_said_in_one_line(tone_folder, tmp_path, capsys
 def test_an_encoder_with_broken_weights_is_refused(tone_folder, tmp_path):
     model = FAMILIES["birq"].build("base")
     torch.nn.init.constant_(model.layers[1].final_norm.weight, float("nan"))
+    reading = ReadingOptions(str(tone_folder / "in_time"), split_name="train")
     with pytest.raises(ValueError, match="Layer 2 gives NaN"):
-        probe(save(tmp_path, model), str(tone_folder / "in_time"), device="cpu")
+        probe(ProbeOptions(model_name_or_path=save(tmp_path, model)), reading, CPU)

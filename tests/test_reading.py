@@ -11,6 +11,7 @@ from helpers import speech_like
 
 from hf_speech_ssl.data.audio import load_audio
 from hf_speech_ssl.data.reading import UtteranceReader
+from hf_speech_ssl.options import ReadingOptions
 
 SECONDS = [1.0, 3.0, 0.5, 2.0, 1.5, 2.5, 0.7]
 AUDIO = {"bytes": Value("binary"), "path": Value("string")}
@@ -34,9 +35,14 @@ def corpus(tmp_path):
     return make
 
 
+def reader_of(name: str, text_column_name=None, columns=(), optional_columns=(), **options) -> UtteranceReader:
+    options = ReadingOptions(name, **{"split_name": "train", **options})
+    return UtteranceReader(options, text_column_name, columns, optional_columns)
+
+
 def read(name: str, **options) -> dict[int, object]:
     """The utterances by their row."""
-    utterances = [one for batch in UtteranceReader(name, split_name="train", **options) for one in batch]
+    utterances = [one for batch in reader_of(name, **options) for one in batch]
     assert len({one.index for one in utterances}) == len(utterances)
     return {one.index: one for one in utterances}
 
@@ -57,20 +63,20 @@ def test_every_row_comes_once_with_its_own_audio_text_and_columns(corpus, tmp_pa
 
 
 def test_batches_keep_to_their_size_and_lengths_come_together(corpus):
-    reader = UtteranceReader(corpus(), split_name="train", batch_seconds=3.0)
+    reader = reader_of(corpus(), batch_seconds=3.0)
     batches = [[one.index for one in batch] for batch in reader]
     assert sorted(sum(batches, [])) == list(range(7))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(SECONDS[index] for index in batch) <= 3.0
     assert [2, 6] in [sorted(batch) for batch in batches]  # the two shortest ones
     assert batches == [[one.index for one in batch] for batch in reader]  # a second pass is the same
-    tight = UtteranceReader(corpus(), split_name="train", batch_seconds=0.1)
+    tight = reader_of(corpus(), batch_seconds=0.1)
     assert [len(batch) for batch in tight] == [1] * 7
 
 
 def test_windows_follow_the_order_of_the_data_set(corpus):
     """Lengths are sorted within a window of 16 batches, so that memory is bounded and the beginning comes first."""
-    order = [one.index for batch in UtteranceReader(corpus(), split_name="train", batch_seconds=0.2) for one in batch]
+    order = [one.index for batch in reader_of(corpus(), batch_seconds=0.2) for one in batch]
     windows = [order[:2], order[2:]]  # 16 batches of 0.2 s are full with the first two rows
     assert set(windows[0]) == {0, 1}
 
@@ -78,7 +84,7 @@ def test_windows_follow_the_order_of_the_data_set(corpus):
 def test_the_first_so_many(corpus):
     name = corpus()
     assert sorted(read(name, max_samples=3)) == [0, 1, 2]
-    assert len(UtteranceReader(name, split_name="train", max_samples=3)) == 3
+    assert len(reader_of(name, max_samples=3)) == 3
     assert sorted(read(name, max_samples=100)) == list(range(7))
 
 
@@ -93,7 +99,7 @@ def broken(rows: list[dict]) -> None:
 
 
 def test_what_cannot_be_used_is_left_out_with_a_reason(corpus, caplog):
-    reader = UtteranceReader(corpus(broken), split_name="train", text_column_name="text")
+    reader = reader_of(corpus(broken), text_column_name="text")
     with caplog.at_level(logging.WARNING):
         assert [one.index for batch in reader for one in batch] == [0]
     reasons = ["not audio", "empty", "silent", "too short", "missing", "no transcript"]
@@ -112,7 +118,7 @@ def test_a_stated_duration_spares_the_header_and_errors_turn_up_on_decoding(corp
         for row, seconds in zip(rows, SECONDS, strict=True):
             row["duration"] = seconds
 
-    reader = UtteranceReader(corpus(state, duration=Value("float64")), split_name="train", text_column_name="text")
+    reader = reader_of(corpus(state, duration=Value("float64")), text_column_name="text")
     assert [one.index for batch in reader for one in batch] == [0]
     assert len(reader.skipped) == 6
 
@@ -125,7 +131,7 @@ def test_an_empty_transcript_is_one(corpus):
 
 
 def test_a_consumer_may_leave_early(corpus):
-    for batch in UtteranceReader(corpus(), split_name="train", batch_seconds=1.0):
+    for batch in reader_of(corpus(), batch_seconds=1.0):
         assert batch
         break
 
@@ -133,20 +139,20 @@ def test_a_consumer_may_leave_early(corpus):
 def test_errors_say_what_is_missing(corpus):
     name = corpus()
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        UtteranceReader("./nowhere")
+        reader_of("./nowhere")
     for options, match in (
         ({"audio_column_name": "sound"}, "'sound'"),
         ({"text_column_name": "words"}, "'words'"),
         ({"text_column_name": "audio"}, "'audio'.*not text"),
         ({"columns": ["speaker"]}, "'speaker'"),
-        ({"max_samples": 0}, "positive"),
-        ({"batch_seconds": 0.0}, "positive"),
-        ({"batch_seconds": float("nan")}, "positive"),
+        ({"max_samples": 0}, "above 0"),
+        ({"batch_seconds": 0.0}, "above 0"),
+        ({"batch_seconds": float("nan")}, "above 0"),
     ):
         with pytest.raises(ValueError, match=match):
-            UtteranceReader(name, split_name="train", **options)
+            reader_of(name, **options)
     with pytest.raises(ValueError, match="test"):
-        UtteranceReader(name, split_name="test")
+        reader_of(name, split_name="test")
 
 
 def test_a_split_without_usable_audio_is_an_error(corpus):

@@ -19,6 +19,7 @@ from hf_speech_ssl.data.audio import AudioError, load_audio
 from hf_speech_ssl.data.audio_files import find_audio_files
 from hf_speech_ssl.data.audio_stream import SampleWindow, stream_audio
 from hf_speech_ssl.decoding import build_ctc_processor, make_decoder
+from hf_speech_ssl.options import DecodingOptions
 from hf_speech_ssl.recognition.long_form import LongFormRecognizer
 from hf_speech_ssl.recognition.recognizer import Recognizer
 
@@ -190,7 +191,7 @@ def test_json_holds_the_other_readings_that_are_asked_for(saved, talks, capsys) 
     recognizer, _ = saved["birq"]
     assert run(saved, str(talks[1]), "--format", "json", "--num_best", "3") == 0
     record = json.loads(capsys.readouterr().out)
-    decoder = make_decoder(recognizer.tokenizer, recognizer.seconds_per_frame, num_best=3)
+    decoder = make_decoder(recognizer.tokenizer, recognizer.seconds_per_frame, DecodingOptions(), num_best=3)
     [readings] = recognizer.recognize([load_audio(talks[1])], decoder)
     found = [(one["text"], one["score"]) for one in (record, *record["alternatives"])]
     assert found == [(" ".join(one.text.split()), pytest.approx(one.score, abs=1e-2)) for one in readings]

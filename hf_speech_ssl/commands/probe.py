@@ -1,196 +1,60 @@
-"""A table of what a frozen encoder knows of phones, layer by layer, beside the same encoder with random weights; and
-one of the labels that it was pretrained on."""
+"""hf-speech-ssl probe: what each layer of an encoder, and the labels that it was pretrained on, know of phones."""
 
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-from tqdm.auto import tqdm
-
-from ..evaluation.bootstrap import bootstrap_ratios
-from ..json_files import shareable
-from ..modeling.quantization import perplexity
-from ..probing.encoders import SpeechEncoder, load_encoder
-from ..probing.linear_probe import LinearProbes
-from ..probing.probe import PhoneReader, Scores, TrainingFrames, collect_training_frames, number_phones, score
-from ..probing.report import as_text, remarks
+from ..options import LoadingOptions, ReadingOptions, argument, flag
 from .outputs import check_output_file, write_report
 
-NUM_RESAMPLES = 1000  # of the intervals
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeOptions:
+    """What is measured, on what."""
+
+    model_name_or_path: str = argument("folder or Hub id of a pretrained encoder", "MODEL")
+    test_split_name: str = flag("test", "split to measure on")
+    phone_column_name: str = flag("phones", "column with phones and their times")
+    num_epochs: int = flag(10, "passes of the linear probes over the frames")
+    seed: int = flag(0, "of the random weights and the probes' order")
+    output_file: str | None = flag(None, "where the report is written as JSON")
 
 
-def probe(
-    model_name_or_path: str,
-    dataset_name: str,
-    dataset_config_name: str | None = None,
-    split_name: str = "train",
-    test_split_name: str = "test",
-    audio_column_name: str = "audio",
-    phone_column_name: str = "phones",
-    num_epochs: int = 10,
-    seed: int = 0,
-    output_file: str | None = None,
-    max_samples: int | None = None,
-    batch_seconds: float = 60.0,
-    **loading: Any,
-) -> dict[str, Any]:
+def probe(options: ProbeOptions, reading: ReadingOptions, loading: LoadingOptions) -> dict[str, Any]:
     """Measure an encoder's layers and labels, print tables, and write the figures as JSON.
 
-    Of every layer: the frame accuracy of a linear probe on phones, fitted on one split and measured on another, beside
-    that of the same encoder with random weights (the gain is what training brought); the effective rank and the mean
-    cosine of its frames ([`hf_speech_ssl.evaluation.collapse.FrameSpread`]), and the use of a codebook by labels of
-    its frames. Ranks and perplexities fall, and the cosine rises, where an encoder collapses. Of the pretraining
-    labels: purity and PNMI beside those of the same labels shuffled. Frames in no phone (pauses) count for the spread
-    and the codebooks alone; frames of a phone that training did not have count as wrong.
-
-    Args:
-        model_name_or_path: as in [`load_encoder`].
-        dataset_name, dataset_config_name, audio_column_name, batch_seconds: as in
-            [`hf_speech_ssl.data.reading.UtteranceReader`].
-        split_name, test_split_name: splits to fit the probes on, and to measure on. Training frames beyond 200,000, or
-            beyond 2 GiB as float16 of all layers, are left out.
-        phone_column_name: column with a list of {"phone", "start", "end"} (s) for every utterance.
-        num_epochs: passes over the training frames.
-        seed: of the probes' order, the random weights and the shuffled labels.
-        output_file: where the report goes as JSON.
-        max_samples: the first so many utterances of each split only.
-        **loading: revision, trust_remote_code and device, as in [`load_encoder`].
-
     Returns:
-        The report: "model", "dataset", "data" (frames, utterances, phones), "codes", "layers" (an entry each),
-        "labels" (an entry for each kind) and "remarks". Accuracies are shares; "..._interval" holds the ends of a 95 %
-        bootstrap interval over the test utterances.
+        The report: "model", "dataset", "split", "test_split", and what [`measure`] returns.
 
     Raises:
         OSError, ValueError: no such model, data set, split or column; no phones; too few frames.
     """
-    _check(split_name, test_split_name, num_epochs, output_file)
-    reading = {
-        "dataset_name": dataset_name,
-        "dataset_config_name": dataset_config_name,
-        "audio_column_name": audio_column_name,
-        "max_samples": max_samples,
-        "batch_seconds": batch_seconds,
-    }
-    train, test = (PhoneReader(name, phone_column_name, **reading) for name in (split_name, test_split_name))
+    if reading.split_name == options.test_split_name:
+        raise ValueError(
+            f"Probes cannot be measured on the split they are fitted on, {reading.split_name!r}; name another."
+        )
+    if options.num_epochs < 1:
+        raise ValueError(f"num_epochs must be at least 1, got {options.num_epochs}.")
+    check_output_file(options.output_file)
+    from ..json_files import shareable
+    from ..probing.encoders import load_encoder
+    from ..probing.measure import measure
+    from ..probing.probe import PhoneReader, number_phones
+    from ..probing.report import as_text
+
+    train, test = (
+        PhoneReader(replace(reading, split_name=name), options.phone_column_name)
+        for name in (reading.split_name, options.test_split_name)
+    )
     phone_ids = number_phones(train.inventory(), test.inventory())
-    encoder = load_encoder(model_name_or_path, **loading)
-    asked = {"model": model_name_or_path, "dataset": dataset_name, "split": split_name, "test_split": test_split_name}
-    report = shareable(asked | measure(encoder, train, test, phone_ids, num_epochs, seed))
+    encoder = load_encoder(options.model_name_or_path, **asdict(loading))
+    report = {
+        "model": options.model_name_or_path,
+        "dataset": reading.dataset_name,
+        "split": reading.split_name,
+        "test_split": options.test_split_name,
+        **measure(encoder, train, test, phone_ids, options.num_epochs, options.seed),
+    }
+    report = shareable(report)
     print(as_text(report))
-    write_report(report, output_file)
+    write_report(report, options.output_file)
     return report
-
-
-def _check(split_name: str, test_split_name: str, num_epochs: int, output_file: str | None) -> None:
-    if split_name == test_split_name:
-        raise ValueError(f"Probes cannot be measured on the split they are fitted on, {split_name!r}; name another.")
-    if num_epochs < 1:
-        raise ValueError(f"num_epochs must be at least 1, got {num_epochs}.")
-    check_output_file(output_file)
-
-
-def measure(
-    encoder: SpeechEncoder,
-    train: PhoneReader,
-    test: PhoneReader,
-    phone_ids: dict[str, int],
-    num_epochs: int,
-    seed: int,
-) -> dict[str, Any]:
-    """ "data", "codes", "layers", "labels" and "remarks" of a report, as [`probe`] describes them."""
-    if encoder.model is None:  # a tokenizer has no layers to compare
-        scores = score(encoder, test, phone_ids, None)
-        data = _describe_data(scores, test)
-        return {"data": data, "codes": "", "layers": [], "labels": _labels(encoder, scores, seed), "remarks": []}
-    pretrained, training = _probe_one(encoder, train, test, phone_ids, num_epochs, seed)
-    random, _ = _probe_one(encoder.with_random_weights(seed), train, test, phone_ids, num_epochs, seed)
-    layers = _layers(encoder, pretrained, random, seed)
-    counts = training.targets.bincount(minlength=len(phone_ids)).numpy()
-    frames = np.array(pretrained.frames)
-    data = {
-        "training_frames": len(training.targets),
-        "training_utterances": training.num_utterances,
-        "training_frames_left_out": training.full,
-        **_describe_data(pretrained, test),
-        "frames_of_unseen_phones": int(frames[:, counts == 0].sum()),
-        "majority_phone": list(phone_ids)[int(counts.argmax())],
-        "majority_accuracy": float(frames[:, int(counts.argmax())].sum() / frames.sum()),
-    }
-    labels = _labels(encoder, pretrained, seed)
-    report = {"data": data, "codes": encoder.codes_are, "layers": layers, "labels": labels}
-    return report | {"remarks": remarks(layers, data, bool(labels))}
-
-
-def _probe_one(
-    encoder: SpeechEncoder,
-    train: PhoneReader,
-    test: PhoneReader,
-    phone_ids: dict[str, int],
-    num_epochs: int,
-    seed: int,
-) -> tuple[Scores, TrainingFrames]:
-    """Scores of one encoder; of the training frames only their phones are kept."""
-    training = collect_training_frames(encoder, train, phone_ids)
-    with tqdm(total=num_epochs, desc="probes", unit="epoch", dynamic_ncols=True, disable=None) as bar:
-        probes = LinearProbes(
-            training.features,
-            training.targets,
-            len(phone_ids),
-            num_epochs,
-            seed,
-            encoder.device,
-            on_epoch=bar.update,
-        )
-    training.features.clear()
-    return score(encoder, test, phone_ids, probes), training
-
-
-def _describe_data(scores: Scores, test: PhoneReader) -> dict[str, Any]:
-    frames = np.array(scores.frames)
-    return {
-        "test_frames": int(frames.sum()),
-        "test_utterances": len(frames),
-        "phones": int((frames.sum(0) > 0).sum()),
-        "skipped_files": len(test.reader.skipped),
-    }
-
-
-def _layers(encoder: SpeechEncoder, pretrained: Scores, random: Scores, seed: int) -> list[dict[str, Any]]:
-    hits, random_hits = np.array(pretrained.hits), np.array(random.hits)  # (utterances, layers)
-    numerators = np.concatenate([hits, hits - random_hits], axis=1)
-    frames = np.broadcast_to(np.array(pretrained.frames).sum(-1)[:, None], numerators.shape)
-    estimates = bootstrap_ratios(numerators, frames, num_resamples=NUM_RESAMPLES, seed=seed)
-    layers = []
-    for index, (accuracy, gain) in enumerate(zip(estimates[: hits.shape[1]], estimates[hits.shape[1] :], strict=True)):
-        layers.append(
-            {
-                "layer": index,
-                "what": encoder.input_name if index == 0 else f"block {index}",
-                "accuracy": accuracy.value,
-                "accuracy_interval": [accuracy.low, accuracy.high],
-                "random_accuracy": accuracy.value - gain.value,
-                "gain": gain.value,
-                "gain_interval": [gain.low, gain.high],
-                **_describe_layer(pretrained, index),
-                **{f"random_{name}": value for name, value in _describe_layer(random, index).items()},
-            }
-        )
-    return layers
-
-
-def _describe_layer(scores: Scores, index: int) -> dict[str, float]:
-    counts = scores.code_counts[index]
-    return {
-        **scores.spreads[index].compute(),
-        "code_usage": float((counts > 0).float().mean()),
-        "code_perplexity": float(perplexity(counts.float()).mean()),
-    }
-
-
-def _labels(encoder: SpeechEncoder, scores: Scores, seed: int) -> list[dict[str, Any]]:
-    entries = []
-    for name, quality in scores.labels.items():
-        control = quality.shuffled(seed).compute()
-        shuffled = {f"shuffled_{measure}": control[measure] for measure in ("phone_purity", "cluster_purity", "pnmi")}
-        entries.append({"name": name, "codebook_size": encoder.num_labels, **quality.compute(), **shuffled})
-    return entries

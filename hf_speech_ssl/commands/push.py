@@ -1,10 +1,31 @@
-"""Upload a model's folder to the Hub from the command line."""
+"""hf-speech-ssl push: a model's folder goes up to the Hub."""
 
-from ..hub.push import push_folder
+from dataclasses import dataclass
+
+from ..options import argument, flag
 
 
-def push(
-    folder: str, repo_id: str, revision: str | None = None, private: bool | None = None, dry_run: bool = False
-) -> None:
-    """Upload a folder, or list what would go up; see [`push_folder`] for the arguments and the errors."""
-    print(push_folder(folder, repo_id, private=private, revision=revision, dry_run=dry_run))
+@dataclass(frozen=True, kw_only=True)
+class PushOptions:
+    """What is uploaded, and where to."""
+
+    folder: str = argument("a run's output folder", "FOLDER")
+    repo_id: str = argument("user/name on the Hub", "REPO")
+    revision: str | None = flag(None, "branch to upload to, made if it is new; the main branch by default")
+    private: bool | None = flag(None, "make a new repository private")
+    dry_run: bool = flag(False, "list what would go up, and upload nothing")
+
+
+def push(options: PushOptions) -> None:
+    """Upload a folder, or list what would go up; errors as in [`push_folder`]."""
+    from ..hub.push import push_folder
+
+    print(
+        push_folder(
+            options.folder,
+            options.repo_id,
+            private=options.private,
+            revision=options.revision,
+            dry_run=options.dry_run,
+        )
+    )

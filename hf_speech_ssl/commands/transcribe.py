@@ -1,193 +1,197 @@
-"""Audio files to text, subtitles or JSON with word times."""
+"""hf-speech-ssl transcribe: audio files to text, subtitles or JSON with word times."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from tqdm.auto import tqdm
+from ..options import DecodingOptions, LoadingOptions, argument, flag, required_flag
 
-from ..data.audio import SAMPLING_RATE, AudioError, audio_duration, is_remote
-from ..data.audio_files import AudioFile, find_audio_files
-from ..decoding import Hypothesis, TimedText, make_decoder
-from ..recognition.long_form import LongFormRecognizer, Transcript
-from ..recognition.recognizer import Recognizer
-from ..recognition.subtitles import format_srt, format_vtt, make_cues
+if TYPE_CHECKING:
+    from ..data.audio_files import AudioFile
+    from ..recognition.long_form import Transcript
+    from ..recognition.recognizer import Recognizer
 
-_SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
+STANDARD_INPUT = "-"
 _BAR = "{percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
 
 
-def transcribe(
-    sources: Sequence[str],
-    model_name_or_path: str,
-    format: str = "text",
-    output_dir: str | None = None,
-    chunk_duration_ms: int = 0,
-    batch_seconds: float = 60.0,
-    window_seconds: float = 30.0,
-    lm_path: str | None = None,
-    lexicon_path: str | None = None,
-    lm_weight: float = 1.0,
-    word_bonus: float = 0.0,
-    beam_size: int = 50,
-    num_best: int = 1,
-    **loading: Any,
-) -> None:
-    """Transcribe audio files, each as soon as it is understood; a progress bar shows on a terminal.
+@dataclass(frozen=True, kw_only=True)
+class TranscribeOptions:
+    """What is transcribed, and what is written."""
+
+    sources: list[str] = argument(
+        "audio files, folders of them with all sub-folders, globs, URLs, or - for a file on standard input", "FILE"
+    )
+    model_name_or_path: str = required_flag("folder or Hub id of any CTC model")
+    format: Literal["text", "json", "srt", "vtt"] = flag("text", "what is written; json has word times")
+    output_dir: str | None = flag(
+        None,
+        "write NAME.txt (.json, .srt, .vtt) there, over older ones, in the sub-folders of a folder's files; standard "
+        "output by default",
+    )
+    chunk_duration_ms: int = flag(0, "Chunk SSL: transcribe in chunks of this duration; 0 takes whole utterances")
+    batch_seconds: float = flag(60.0, "seconds of padded audio in a batch")
+    window_seconds: float = flag(
+        30.0,
+        "longer files are transcribed in windows of this duration, or in chunks that remember as much; shorter "
+        "windows suit models trained on short utterances",
+    )
+    num_best: int = flag(1, "json: hypotheses of each file of up to two minutes, the others as its alternatives")
+
+    def __post_init__(self) -> None:
+        if self.num_best != 1 and self.format != "json":
+            raise ValueError(f"Only JSON holds several hypotheses: give --format json, not {self.format}.")
+
+
+def transcribe(options: TranscribeOptions, loading: LoadingOptions, decoding: DecodingOptions) -> None:
+    """Transcribe audio files, each as soon as it is done; a progress bar shows on a terminal.
 
     A file that cannot be used is reported on standard error, and the others go on.
-
-    Args:
-        sources: files, URLs, folders or patterns, as in [`find_audio_files`].
-        model_name_or_path: folder or Hub id of any CTC model.
-        format: "text"; "json", one object per file with `file`, `duration` (s), `text`, `score` and `words` (`word`,
-            `start`, `end` in s; null where the tokenizer does not tell words apart), and `alternatives` where there
-            are any (`text`, `score`); subtitles as "srt" or "vtt".
-        output_dir: where NAME.txt (.json, .srt, .vtt) is written, over an older one; what was found in a sub-folder
-            goes into a sub-folder of the same name. Standard output by default: JSON as a line per file, text as a
-            line per file with its path and a tab before it where there are several.
-        chunk_duration_ms: Chunk SSL: hear in chunks of this duration; 0 hears whole.
-        batch_seconds, window_seconds: as in [`LongFormRecognizer`].
-        lm_path, lexicon_path, lm_weight, word_bonus, beam_size: as in [`make_decoder`].
-        num_best: with "json", readings of every file of up to two minutes; a longer one has the best one only.
-        **loading: revision, trust_remote_code and device, as in [`Recognizer.from_pretrained`].
 
     Raises:
         ValueError: there are no files, two of them have the same output, subtitles are asked of several files without
             a folder or of a model without word times, or, at the end, some files could not be transcribed.
-        OSError: there is no such model, or an output cannot be written.
+        OSError: there is no such model, or no output can be written.
     """
-    if num_best != 1 and format != "json":
-        raise ValueError(f"Only JSON holds several readings: give --format json, not {format}, with a num_best.")
-    files, problems = find_audio_files(sources)
-    for problem in problems if files else ():
-        print(problem, file=sys.stderr)
-    if not files:
-        raise ValueError("\n".join(problems))
-    write = _file_writer(files, format, output_dir) if output_dir is not None else _line_writer(files, format)
-    recognizer = Recognizer.from_pretrained(model_name_or_path, **loading)
-    search = (lm_path, lexicon_path, lm_weight, word_bonus, beam_size, num_best)
-    decoder = make_decoder(recognizer.tokenizer, recognizer.seconds_per_frame, *search)
-    _try_out(recognizer, chunk_duration_ms, format)
+    files, problems = _find(options.sources)
+    # What takes time is imported only now, when the command line is right.
+    from tqdm.auto import tqdm
+
+    from ..data.audio import AudioError
+    from ..decoding import make_decoder
+    from ..recognition.long_form import LongFormRecognizer
+    from ..recognition.recognizer import Recognizer
+    from ..recognition.transcript_output import make_writer
+
+    write = make_writer(files, options.format, options.output_dir)
+    recognizer = Recognizer.from_pretrained(options.model_name_or_path, **asdict(loading))
+    decoder = make_decoder(recognizer.tokenizer, recognizer.seconds_per_frame, decoding, options.num_best)
+    _try_out(recognizer, options)
 
     began, done, seconds = time.perf_counter(), 0, 0.0
     with tqdm(total=_total_seconds(files), bar_format=_BAR, disable=None, file=sys.stderr) as bar:
         long_form = LongFormRecognizer(
-            recognizer, decoder, chunk_duration_ms, batch_seconds, window_seconds, progress=bar.update
+            recognizer,
+            decoder,
+            options.chunk_duration_ms,
+            options.batch_seconds,
+            options.window_seconds,
+            progress=bar.update,
         )
-        for file, result in zip(files, long_form.transcribe(file.path for file in files), strict=True):
-            if isinstance(result, AudioError):
-                tqdm.write(str(result), file=sys.stderr)
+        results = long_form.transcribe(_audio(file.path) for file in files)
+        for file, result in zip(files, results, strict=True):
+            try:
+                transcript = _transcript(file, result)
+                write(file, transcript)
+            except (AudioError, OSError) as error:
+                if isinstance(error, BrokenPipeError):
+                    raise
+                tqdm.write(_named(file, error), file=sys.stderr)
                 continue
-            write(file, _formatted(file, result, format))
-            done, seconds = done + 1, seconds + result.seconds
-    busy = time.perf_counter() - began
+            done, seconds = done + 1, seconds + transcript.seconds
     if done:
-        where = "" if output_dir is None else f"; written to {output_dir}"
-        print(
-            f"{_count(done, 'file')}, {seconds:.1f} s of audio in {busy:.1f} s: real-time factor {busy / seconds:.3f}"
-            + where,
-            file=sys.stderr,
-        )
+        _report(done, seconds, time.perf_counter() - began, options.output_dir)
     if failed := len(files) - done + len(problems):
         raise ValueError(f"{failed} of {_count(done + failed, 'file')} failed; the lines above say why.")
 
 
-def _try_out(recognizer: Recognizer, chunk_duration_ms: int, format: str) -> None:
-    """Hear a second of nothing, so that a model or chunks that will not do are refused before the work begins."""
+def _find(sources: Sequence[str]) -> tuple[list[AudioFile], list[str]]:
+    """The files, and what to say of sources that have none.
+
+    Raises:
+        ValueError: there is no file at all.
+    """
+    from ..data.audio_files import AudioFile, find_audio_files
+
+    files, problems = find_audio_files([source for source in sources if source != STANDARD_INPUT])
+    if STANDARD_INPUT in sources:
+        files.insert(0, AudioFile(STANDARD_INPUT, PurePath("standard-input")))
+    missing = [file.path for file in files if _is_missing(file.path)]
+    if len(missing) == len(files):
+        raise ValueError("\n".join([*problems, *(f"{path}: there is no such file." for path in missing)]))
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return files, problems
+
+
+def _is_missing(path: str) -> bool:
+    return path != STANDARD_INPUT and "://" not in path and not os.path.exists(path)
+
+
+def _is_pipe(path: str) -> bool:
+    return path == STANDARD_INPUT or ("://" not in path and os.path.exists(path) and not os.path.isfile(path))
+
+
+def _audio(path: str) -> Any:
+    """What a file is opened by; a pipe can be read once only, and is read now."""
+    if not _is_pipe(path):
+        return path
+    if path == STANDARD_INPUT:
+        return {"path": "standard input", "bytes": sys.stdin.buffer.read()}
+    return {"path": path, "bytes": Path(path).read_bytes()}
+
+
+def _total_seconds(files: Sequence[AudioFile]) -> float:
+    """What the headers promise; files that cannot be read are reported later."""
+    from ..data.audio import AudioError, audio_duration, is_remote
+
+    total = 0.0
+    for file in files:
+        with contextlib.suppress(AudioError):
+            # A URL would be read whole, and a pipe would be empty afterwards.
+            total += 0.0 if is_remote(file.path) or _is_pipe(file.path) else audio_duration(file.path)
+    return total
+
+
+def _try_out(recognizer: Recognizer, options: TranscribeOptions) -> None:
+    """Transcribe a second of nothing, so that a model or chunks that will not do are refused before the work."""
+    import numpy as np
+
+    from ..data.audio import SAMPLING_RATE
+
     silence = np.zeros(SAMPLING_RATE, dtype=np.float32)
-    [[reading, *_]] = recognizer.recognize([silence], chunk_duration_ms=chunk_duration_ms)
-    if format in ("srt", "vtt") and reading.words is None:
+    [[hypothesis, *_]] = recognizer.recognize([silence], chunk_duration_ms=options.chunk_duration_ms)
+    if options.format in ("srt", "vtt") and hypothesis.words is None:
         raise ValueError(
             f"Subtitles need word times, which a {type(recognizer.tokenizer).__name__} does not give: a "
             f"Wav2Vec2CTCTokenizer does. Use --format text or json."
         )
 
 
-def _total_seconds(files: Sequence[AudioFile]) -> float:
-    """What the headers promise; files that cannot be read are reported later."""
-    total = 0.0
-    for file in files:
-        with contextlib.suppress(AudioError):
-            total += 0.0 if is_remote(file.path) else audio_duration(file.path)  # a URL would be read whole
-    return total
+def _transcript(file: AudioFile, result: Transcript | Exception) -> Transcript:
+    """The transcript; an empty one, with a warning, of a silent recording, which is an answer and no failure.
+
+    Raises:
+        AudioError: the file cannot be used.
+    """
+    from ..data.audio import AudioError, audio_duration
+    from ..decoding import Hypothesis
+    from ..recognition.long_form import Transcript
+
+    if isinstance(result, Transcript):
+        return result
+    if not (isinstance(result, AudioError) and result.reason == "silent"):
+        raise result
+    print(f"{result} Its transcript is empty.", file=sys.stderr)
+    seconds = 0.0 if _is_pipe(file.path) else audio_duration(file.path)
+    return Transcript(file.path, seconds, [Hypothesis("", 0.0, [])])
 
 
-def _formatted(file: AudioFile, result: Transcript, format: str) -> str:
-    best = result.readings[0]
-    if format == "text":
-        return _text(best) + "\n"
-    if format == "json":
-        return json.dumps(_as_json(file, result), ensure_ascii=False) + "\n"
-    cues = make_cues(best.words or [])
-    return format_srt(cues) if format == "srt" else format_vtt(cues)
+def _named(file: AudioFile, error: Exception) -> str:
+    return str(error) if file.path in str(error) else f"{file.path}: {error}"
 
 
-def _as_json(file: AudioFile, result: Transcript) -> dict[str, Any]:
-    best, *others = result.readings
-    record: dict[str, Any] = {
-        "file": file.path,
-        "duration": round(result.seconds, 3),
-        "text": _text(best),
-        "score": round(best.score, 4),
-        "words": None if best.words is None else [_word(word) for word in best.words],
-    }
-    if others:
-        record["alternatives"] = [{"text": _text(one), "score": round(one.score, 4)} for one in others]
-    return record
-
-
-def _text(reading: Hypothesis) -> str:
-    """With one space between words: a tokenizer writes as many as the model says delimiters."""
-    return " ".join(reading.text.split())
-
-
-def _word(word: TimedText) -> dict[str, Any]:
-    return {"word": word.text, "start": round(word.start, 3), "end": round(word.end, 3)}
-
-
-def _line_writer(files: Sequence[AudioFile], format: str) -> Callable[[AudioFile, str], None]:
-    """Writes to standard output."""
-    if format in ("srt", "vtt") and len(files) > 1:
-        raise ValueError(
-            f"Subtitles of {len(files)} files cannot share standard output: name a folder with --output_dir."
-        )
-
-    def write(file: AudioFile, text: str) -> None:
-        path = f"{file.path}\t" if format == "text" and len(files) > 1 else ""
-        tqdm.write(path + text, file=sys.stdout, end="")
-        sys.stdout.flush()
-
-    return write
-
-
-def _file_writer(files: Sequence[AudioFile], format: str, output_dir: str) -> Callable[[AudioFile, str], None]:
-    """Writes files; a reader never sees half of one."""
-    outputs = {file: Path(output_dir) / file.below.with_suffix(_SUFFIXES[format]) for file in files}
-    owners: dict[Path, AudioFile] = {}
-    for file, output in outputs.items():
-        if (other := owners.setdefault(output, file)) is not file:
-            raise ValueError(
-                f"{other.path} and {file.path} would both be written to {output}: transcribe them one by one into "
-                f"different folders, or give the folder above them, whose sub-folders are kept apart."
-            )
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
-
-    def write(file: AudioFile, text: str) -> None:
-        output = outputs[file]
-        output.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = output.with_name(output.name + ".part")
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(output)
-
-    return write
+def _report(done: int, seconds: float, busy: float, output_dir: str | None) -> None:
+    where = "" if output_dir is None else f"; written to {output_dir}"
+    factor = f": real-time factor {busy / seconds:.3f}" if seconds else ""
+    print(f"{_count(done, 'file')}, {seconds:.1f} s of audio in {busy:.1f} s{factor}{where}", file=sys.stderr)
 
 
 def _count(number: int, what: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset, Value
 from numpy.typing import NDArray
 
+from ..options import ReadingOptions
 from .audio import MIN_SAMPLES, SAMPLING_RATE, AudioError, SkippedAudio, audio_name, load_audio
 from .corpora import check_columns, load_corpus
 from .planning import plan_steps
@@ -50,58 +51,50 @@ class UtteranceReader:
     warning and counted in `skipped`.
 
     Args:
-        dataset_name, dataset_config_name, split_name: as in [`load_corpus`].
-        audio_column_name: column with the audio.
+        options: the data set, its split and how much of it.
         text_column_name: column with the transcripts, if they are needed.
         columns: other columns that are needed.
         optional_columns: other columns that are handed out if there are such.
-        max_samples: the first so many rows only.
-        batch_seconds: bound on the padded length of a batch; a longer utterance makes a batch of its own.
 
     Attributes:
         skipped: the files left out so far.
 
     Raises:
         FileNotFoundError: there is no such data set.
-        ValueError: there is no such split or column, it holds no text, or a limit is not positive.
+        ValueError: there is no such split or column, or it holds no text.
     """
 
     def __init__(
         self,
-        dataset_name: str,
-        dataset_config_name: str | None = None,
-        split_name: str = "test",
-        audio_column_name: str = "audio",
+        options: ReadingOptions,
         text_column_name: str | None = None,
         columns: Sequence[str] = (),
         optional_columns: Sequence[str] = (),
-        max_samples: int | None = None,
-        batch_seconds: float = 60.0,
     ) -> None:
-        if not batch_seconds > 0 or (max_samples is not None and max_samples < 1):
-            raise ValueError(f"batch_seconds and max_samples must be positive, got {batch_seconds} and {max_samples}.")
         dataset = load_corpus(
-            dataset_name,
-            config_name=dataset_config_name,
-            split=split_name,
-            audio_column=audio_column_name,
+            options.dataset_name,
+            config_name=options.dataset_config_name,
+            split=options.split_name,
+            audio_column=options.audio_column_name,
             text_column=text_column_name,
         )
         assert isinstance(dataset, Dataset)  # nothing was said of streaming
-        check_columns(dataset, columns, dataset_name)
+        check_columns(dataset, columns, options.dataset_name)
         if text_column_name is not None and not isinstance(dataset.features[text_column_name], Value):
             raise ValueError(
-                f"Column {text_column_name!r} of {dataset_name!r} holds "
+                f"Column {text_column_name!r} of {options.dataset_name!r} holds "
                 f"{type(dataset.features[text_column_name]).__name__} values, not text; name the column with the "
                 "transcripts."
             )
         self.columns = [*columns, *(name for name in optional_columns if name in dataset.column_names)]
-        wanted = {audio_column_name: None, text_column_name: None, DURATION_COLUMN: None} | dict.fromkeys(self.columns)
+        wanted = {options.audio_column_name: None, text_column_name: None, DURATION_COLUMN: None} | dict.fromkeys(
+            self.columns
+        )
         dataset = dataset.with_format(None).select_columns([name for name in wanted if name in dataset.column_names])
-        self.dataset = dataset if max_samples is None else dataset.take(max_samples)
-        self.audio_column = audio_column_name
+        self.dataset = dataset if options.max_samples is None else dataset.take(options.max_samples)
+        self.audio_column = options.audio_column_name
         self.text_column = text_column_name
-        self.batch_seconds = batch_seconds
+        self.batch_seconds = options.batch_seconds
         self.skipped = SkippedAudio()
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase, Wav2Vec2CTCTokenizer
 
+from ..options import DecodingOptions
 from .greedy import greedy_ctc, greedy_ctc_spans
 from .lexicon import Lexicon, Spelling, read_lexicon, spell_words
 from .ngram import language_model_words
@@ -27,11 +28,7 @@ _IMPOSSIBLE = -1e4  # log-probability; infinities would become NaN where paths a
 def make_decoder(
     tokenizer: PreTrainedTokenizerBase,
     seconds_per_frame: float,
-    lm_path: str | Path | None = None,
-    lexicon_path: str | Path | None = None,
-    lm_weight: float = 1.0,
-    word_bonus: float = 0.0,
-    beam_size: int = 50,
+    options: DecodingOptions,
     num_best: int = 1,
 ) -> Decoder:
     """Beam search with the language model and the lexicon that are given; greedy decoding where there is neither.
@@ -40,15 +37,13 @@ def make_decoder(
     above 1 there is a beam search without language model and lexicon. Arguments and errors as in
     [`BeamSearchDecoder`].
     """
-    _check_sizes(beam_size, num_best)
-    _check_weights(lm_weight, word_bonus)
-    if lm_path is None and lexicon_path is None:
+    _check_sizes(options.beam_size, num_best)
+    _check_weights(options.lm_weight, options.word_bonus)
+    if options.lm_path is None and options.lexicon_path is None:
         if num_best == 1:
             return GreedyDecoder(tokenizer, seconds_per_frame)
-        word_bonus = 0.0
-    return BeamSearchDecoder(
-        tokenizer, seconds_per_frame, lm_path, lexicon_path, lm_weight, word_bonus, beam_size, num_best
-    )
+        options = replace(options, word_bonus=0.0)
+    return BeamSearchDecoder(tokenizer, seconds_per_frame, options, num_best)
 
 
 class BeamSearchDecoder:
@@ -69,13 +64,10 @@ class BeamSearchDecoder:
     Args:
         tokenizer: of the model, with a word delimiter where there is a lexicon or a language model.
         seconds_per_frame: `config.inputs_to_logits_ratio / feature_extractor.sampling_rate`.
-        lm_path: word n-gram language model: ARPA (also .gz), or a KenLM binary, which needs a lexicon.
-        lexicon_path: text file with one word a line, spelt by its characters, or `word<TAB>s p e l l i n g` with the
-            tokenizer's tokens; several lines give a word several spellings. Characters that the tokenizer has in the
-            other case only are spelt in that.
-        lm_weight: weight of the language model.
-        word_bonus: added for every word: above 0 for more words, below for fewer.
-        beam_size: hypotheses kept after every frame.
+        options: files of a language model and a lexicon, their weights and the size of the beam. The language model
+            is made of words; a KenLM binary needs a lexicon. The lexicon spells a word by its characters, or with the
+            tokenizer's tokens behind a tab. Characters that the tokenizer has in the other case only are spelt in
+            that.
         num_best: readings returned, at most beam_size.
         token_beam_size: of each frame's tokens only so many of the likeliest are tried.
         beam_threshold: hypotheses whose score is lower than the best one's by more than this are dropped.
@@ -90,11 +82,7 @@ class BeamSearchDecoder:
         self,
         tokenizer: PreTrainedTokenizerBase,
         seconds_per_frame: float,
-        lm_path: str | Path | None = None,
-        lexicon_path: str | Path | None = None,
-        lm_weight: float = 1.0,
-        word_bonus: float = 0.0,
-        beam_size: int = 50,
+        options: DecodingOptions,
         num_best: int = 1,
         token_beam_size: int = 50,
         beam_threshold: float = 50.0,
@@ -104,16 +92,17 @@ class BeamSearchDecoder:
                 f"Beam search needs a Wav2Vec2CTCTokenizer, whose tokens are characters, not a "
                 f"{type(tokenizer).__name__}; decode greedily, without a language model and a lexicon."
             )
-        _check_sizes(beam_size, num_best)
+        _check_sizes(options.beam_size, num_best)
         if token_beam_size < 1 or not beam_threshold > 0:
             raise ValueError(
                 f"token_beam_size and beam_threshold must be positive, got {token_beam_size} and {beam_threshold}."
             )
         self.tokenizer, self.seconds_per_frame = tokenizer, seconds_per_frame
-        self.beam_size, self.num_best = beam_size, num_best
+        self.beam_size, self.num_best = options.beam_size, num_best
         self.token_beam_size, self.beam_threshold = token_beam_size, beam_threshold
-        self._words = None if lm_path is lexicon_path is None else _load_words(tokenizer, lm_path, lexicon_path)
-        self._set_weights(lm_weight, word_bonus)
+        files = (options.lm_path, options.lexicon_path)
+        self._words = None if files == (None, None) else _load_words(tokenizer, *files)
+        self._set_weights(options.lm_weight, options.word_bonus)
 
     def reweighted(self, lm_weight: float, word_bonus: float) -> BeamSearchDecoder:
         """The same with other weights, without loading anything again."""

@@ -201,3 +201,10 @@ def open_text(path: str | Path) -> Iterator[TextIO]:
             raise ValueError(f"{path} is not UTF-8 text ({error}); convert it, for instance with iconv.") from error
         except EOFError as error:
             raise ValueError(f"{path} is cut off: {error}") from error
+
+
+def read_sentences(paths: Iterable[str | Path]) -> Iterator[str]:
+    """The lines of text files, one after the other. Errors as in [`open_text`]."""
+    for path in paths:
+        with open_text(path) as file:
+            yield from file

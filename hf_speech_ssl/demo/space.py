@@ -13,18 +13,18 @@ TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 
 APP = '''"""The page to speak into, for {model}."""
 
-from hf_speech_ssl.commands.demo import demo
+from hf_speech_ssl.commands.demo import DemoOptions, demo
+from hf_speech_ssl.options import LoadingOptions
 
 if __name__ == "__main__":
-    demo(
-        {model!r},
+    options = DemoOptions(
+        model_name_or_path={model!r},
         chunk_duration_ms={chunk_duration_ms},
-        revision={revision!r},
-        trust_remote_code={trust_remote_code},
         labels_from={labels_from!r},
         host="0.0.0.0",
         port=7860,
     )
+    demo(options, LoadingOptions(revision={revision!r}, trust_remote_code={trust_remote_code}))
 '''
 CARD = """---
 title: "{title}"

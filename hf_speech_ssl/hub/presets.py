@@ -1,12 +1,10 @@
-"""The cards of the published presets: `python -m hf_speech_ssl.hub.presets` writes them into model_cards/.
+"""The cards of the published presets: `hf-speech-ssl presets` writes them into model_cards/.
 
 A preset is a configuration without weights. Its card says what is in it, how large it is, how to train it, and how the
 paper did: no result that no file of the repository holds.
 """
 
-import argparse
 import re
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -111,16 +109,3 @@ def _figures(name: str) -> list[str]:
     files = sorted(RESULTS.rglob("*.md")) if RESULTS.is_dir() else []
     word = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
     return [file.relative_to(RESULTS).as_posix() for file in files if word.search(file.read_text(encoding="utf-8"))]
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Write the cards of all presets."""
-    parser = argparse.ArgumentParser(description="Write the cards of all presets.")
-    parser.add_argument("--output_dir", type=Path, default=TEMPLATE.parent.resolve(), help="folder for NAME.md")
-    output_dir = parser.parse_args(argv).output_dir
-    for name in preset_names():
-        preset_card(name).save(output_dir / f"{name}.md")
-
-
-if __name__ == "__main__":
-    main()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ..data.reading import UtteranceReader
+from ..options import ReadingOptions
 from .collapse import FrameSpread
 from .encoders import EncodedUtterance, SpeechEncoder
 from .label_quality import IGNORED_PHONE_ID, LabelQuality, phone_ids_at_frames
@@ -33,18 +34,17 @@ class PhoneReader:
     """Reads a split's utterances with the phones at their frames.
 
     Args:
-        split_name: the split.
+        options: the data set and its split.
         phone_column_name: column with a list of {"phone", "start", "end"} (s) for every utterance.
-        **reading: as in [`UtteranceReader`].
 
     Raises:
         ValueError: as [`UtteranceReader`]; or the column is not there, or holds no phone.
     """
 
-    def __init__(self, split_name: str, phone_column_name: str, **reading: Any):
-        self.split_name, self.column = split_name, phone_column_name
+    def __init__(self, options: ReadingOptions, phone_column_name: str):
+        self.split_name, self.column = options.split_name, phone_column_name
         try:
-            self.reader = UtteranceReader(split_name=split_name, columns=(phone_column_name,), **reading)
+            self.reader = UtteranceReader(options, columns=(phone_column_name,))
         except ValueError as error:
             if f"no column {phone_column_name!r}" in str(error):
                 raise ValueError(f"{error} The probe needs a column with {PHONE_FORMAT}.") from None

@@ -15,8 +15,9 @@ from hf_speech_ssl.data.corpora import SpeechDataset, load_corpus
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 from hf_speech_ssl.run_folder import split_names
 
+from ..options import flag
 from .processes import decided_by_main_process
-from .settings import TrainingSettings, flag
+from .settings import TrainingSettings
 
 MAX_VOCABULARY_TEXTS = 100_000  # read for the characters of a streamed corpus
 

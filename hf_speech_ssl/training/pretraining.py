@@ -5,13 +5,13 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from ..options import flag
 from .building import load_feature_extractor
 from .corpus import Corpus, DataSettings, estimate_normalization
 from .evaluators import LossEvaluator
 from .loop import TrainingLoop
 from .objectives import SelfSupervised
 from .run import Run
-from .settings import flag
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The settings of a training run, as frozen dataclasses that `HfArgumentParser` turns into flags.
+"""The settings of a training run, as a frozen dataclass whose fields become flags.
 
 Names follow Hugging Face's training examples. What a paper's recipe prescribes is no default here: the scripts set it.
 """
@@ -6,19 +6,12 @@ Names follow Hugging Face's training examples. What a paper's recipe prescribes 
 import ast
 import difflib
 import re
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
-from transformers import HfArgumentParser
+from ..options import flag
 
 SCHEDULES = "constant, linear, cosine, inverse_sqrt, exponential or tri_stage"
-
-
-def flag(default: Any, help: str) -> Any:
-    """A dataclass field with a default and the text that `--help` shows."""
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
@@ -79,26 +72,6 @@ class TrainingSettings:
             raise ValueError(f"mixed_precision must be no, bf16 or fp16, got {self.mixed_precision!r}.")
         if self.save_total_limit is not None and self.save_total_limit < 1:
             raise ValueError(f"save_total_limit must be at least 1, got {self.save_total_limit}.")
-
-
-class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Defaults behind every flag, and the script's docstring as it is written."""
-
-
-def parse_settings(argv: list[str] | None, description: str | None, classes: Sequence[type], **defaults: Any) -> Any:
-    """One settings object per dataclass, from `argv` or the command line.
-
-    Args:
-        defaults: a recipe's values, in place of the dataclasses' own.
-    """
-    parser = HfArgumentParser(
-        classes,  # type: ignore[arg-type]
-        description=description,
-        formatter_class=_HelpFormatter,
-        allow_abbrev=False,  # a misspelt flag is no abbreviation
-    )
-    parser.set_defaults(**defaults)
-    return parser.parse_args_into_dataclasses(argv)
 
 
 def parse_config_overrides(text: str | None, config_class: type) -> dict[str, Any]:

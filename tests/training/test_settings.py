@@ -1,8 +1,8 @@
 import pytest
-from transformers import HfArgumentParser
 
 from hf_speech_ssl import BiRQConfig
 from hf_speech_ssl.modeling.configuration_chunkssl import ChunkSSLConfig
+from hf_speech_ssl.options import parse_settings
 from hf_speech_ssl.training.settings import TrainingSettings, parse_config_overrides
 
 
@@ -33,10 +33,15 @@ def test_misspelt_overrides_are_refused_by_name():
 
 
 def test_the_parser_reads_the_settings_and_shows_their_defaults():
-    parser = HfArgumentParser(TrainingSettings)
-    (settings,) = parser.parse_args_into_dataclasses(["--output_dir", "out", "--warmup_steps", "0.1"])
+    (settings,) = parse_settings(
+        ["--output_dir", "out", "--warmup_steps", "0.1", "--load_best_model_at_end", "false"],
+        "A script.",
+        [TrainingSettings],
+        weight_decay=0.5,
+        load_best_model_at_end=True,
+    )
     assert (settings.warmup_steps, settings.torch_compile, settings.max_steps) == (0.1, False, None)
-    assert all(action.help for action in parser._actions)
+    assert (settings.weight_decay, settings.load_best_model_at_end) == (0.5, False)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,178 @@
+"""Options of commands and scripts: frozen dataclasses whose fields become flags of a command line.
+
+An option has one field, with its default and its help; the classes below are those that several commands share. This
+module imports nothing that takes time, because every command line is parsed with it.
+"""
+
+import dataclasses
+import types
+from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def flag(default: Any, help: str, metavar: str | None = None, short: str | None = None) -> Any:
+    """Make a dataclass field that is a flag, with its default, the text that `--help` shows, and a short form."""
+    factory = {"default_factory": lambda: list(default)} if isinstance(default, list) else {"default": default}
+    return dataclasses.field(metadata={"help": help, "metavar": metavar, "short": short}, **factory)
+
+
+def required_flag(help: str) -> Any:
+    """Make a dataclass field that is a flag which must be given. Its class must be `kw_only`."""
+    return dataclasses.field(metadata={"help": help})
+
+
+def argument(help: str, metavar: str) -> Any:
+    """Make a dataclass field that is a positional argument. Its class must be `kw_only`."""
+    return dataclasses.field(metadata={"help": help, "metavar": metavar, "positional": True})
+
+
+@dataclass(frozen=True)
+class LoadingOptions:
+    """How a model is loaded."""
+
+    revision: str | None = flag(None, "branch, tag or commit of the model on the Hub")
+    trust_remote_code: bool = flag(False, "run the code that the model's repository brings")
+    device: str | None = flag(None, "cpu, cuda, cuda:1, ...; a GPU if there is one by default")
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """Which utterances of a data set are read, and how many at a time."""
+
+    dataset_name: str = argument("Hub id, a local folder or file, or 'synthetic'", "DATASET")
+    dataset_config_name: str | None = flag(None, "its configuration; for 'synthetic': 'sentences=500,seed=1'")
+    split_name: str = flag("test", "its split")
+    audio_column_name: str = flag("audio", "column with the audio")
+    max_samples: int | None = flag(None, "the first so many utterances only")
+    batch_seconds: float = flag(60.0, "seconds of padded audio in a batch; a longer utterance is a batch of its own")
+
+    def __post_init__(self) -> None:
+        if not self.batch_seconds > 0 or (self.max_samples is not None and self.max_samples < 1):
+            raise ValueError(
+                f"--batch_seconds and --max_samples must be above 0, got {self.batch_seconds} and {self.max_samples}."
+            )
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How log-probabilities become text: by beam search with a language model or a lexicon, greedily without."""
+
+    lm_path: str | Path | None = flag(None, "n-gram language model: ARPA (also .gz) or KenLM binary")
+    lexicon_path: str | Path | None = flag(
+        None,
+        "decode these words only: one per line, or 'word<TAB>s p e l l i n g'; several lines for several spellings",
+    )
+    lm_weight: float = flag(1.0, "weight of the language model")
+    word_bonus: float = flag(0.0, "added to the score for every word: above 0 for more words, below for fewer")
+    beam_size: int = flag(50, "beam search: hypotheses kept after a frame")
+
+
+class OptionParser(ArgumentParser):
+    """A parser whose help keeps the description's lines, and whose errors are one line."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False, **arguments)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help shows what there is.\n")
+
+
+def add_options(parser: ArgumentParser, classes: Sequence[type], defaults: dict[str, Any]) -> None:
+    """Add the fields of dataclasses to a parser, those of one class after those of another.
+
+    Args:
+        defaults: values that stand in place of the fields' own.
+
+    Raises:
+        TypeError: a field has a type that cannot be parsed.
+    """
+    fields = [(cls, field) for cls in classes for field in dataclasses.fields(cls) if "help" in field.metadata]
+    bare_booleans = any("positional" in field.metadata for _, field in fields)
+    for cls, field in fields:
+        _add_option(parser, field, get_type_hints(cls)[field.name], bare_booleans)
+    parser.set_defaults(**defaults)
+    for action in parser._actions:
+        if not (action.default is None or isinstance(action.default, bool) or action.default in ([], SUPPRESS)):
+            action.help = f"{action.help} (default: {_as_typed(action.default)})"
+
+
+def make_options(namespace: Namespace, classes: Sequence[type]) -> list[Any]:
+    """Make an object of each class from what was parsed.
+
+    Raises:
+        ValueError: a class refuses a value.
+    """
+    values = vars(namespace)
+    return [cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)}) for cls in classes]
+
+
+def parse_settings(argv: list[str] | None, description: str | None, classes: Sequence[type], **defaults: Any) -> Any:
+    """Parse a script's command line: an object per dataclass.
+
+    Args:
+        argv: the words of the command line; those of the process by default.
+        defaults: a recipe's values, in place of the dataclasses' own.
+    """
+    parser = OptionParser(description=description)
+    add_options(parser, classes, defaults)
+    return make_options(parser.parse_args(argv), classes)
+
+
+def _add_option(parser: ArgumentParser, field: Any, annotation: Any, bare_booleans: bool) -> None:
+    """Add one field.
+
+    A boolean takes no value where there are positional arguments, which it would swallow. Elsewhere it takes "true"
+    or "false", too, as the flags of Hugging Face's examples do.
+    """
+    kind, is_list, choices = _parsed_type(field.name, annotation)
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    names = [name for name in (field.metadata.get("short"), f"--{field.name}") if name]
+    settings = {"help": field.metadata["help"], "metavar": field.metadata.get("metavar")}
+    if kind is bool:
+        settings.pop("metavar")
+        if bare_booleans:
+            parser.add_argument(f"--{field.name}", action="store_true", default=default, **settings)
+        else:
+            settings |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "true|false"}
+            parser.add_argument(f"--{field.name}", default=default, **settings)
+        if default is True:
+            parser.add_argument(f"--no_{field.name}", action="store_false", dest=field.name, help=f"not {field.name}")
+        return
+    if is_list:
+        settings["nargs"] = "+"
+    settings |= {"type": kind, "choices": choices}
+    if "positional" in field.metadata:
+        parser.add_argument(field.name, **settings)
+    elif default is MISSING:
+        parser.add_argument(*names, required=True, **settings)
+    else:
+        parser.add_argument(*names, default=default, **settings)
+
+
+def _parsed_type(name: str, annotation: Any) -> tuple[type, bool, tuple[str, ...] | None]:
+    """The type of one word, whether there are several words, and the values to choose from."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        present = [one for one in get_args(annotation) if one not in (type(None), Path)]
+        annotation = present[0] if len(present) == 1 else annotation
+    if get_origin(annotation) is Literal:
+        return str, False, get_args(annotation)
+    is_list = get_origin(annotation) is list
+    kind = get_args(annotation)[0] if is_list else annotation
+    if kind not in (str, int, float, bool):
+        raise TypeError(f"Option {name} has type {annotation}, which no word of a command line can be.")
+    return kind, is_list, None
+
+
+def _boolean(word: str) -> bool:
+    if word.lower() not in _BOOLEANS:
+        raise ValueError
+    return _BOOLEANS[word.lower()]
+
+
+def _as_typed(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

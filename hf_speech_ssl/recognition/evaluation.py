@@ -1,0 +1,133 @@
+"""Error rates of a recognizer on a data set, offline and in chunks, with the time that each takes."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ..data.reading import Utterance, UtteranceReader
+from ..decoding import Decoder, GreedyDecoder
+from ..evaluation import normalize_text
+from ..evaluation.bootstrap import CONFIDENCE
+from ..evaluation.scores import MIN_SPEAKERS, Scores, Transcript
+from ..run_folder import GREEDY, OFFLINE, mode_name
+from .recognizer import Recognizer
+
+_SEED = 0  # of the bootstrap
+
+
+class CorpusEvaluator:
+    """Transcribes a data set in every mode, and counts errors and time.
+
+    Args:
+        recognizer: the model.
+        decoder: writes its texts.
+        chunk_durations_ms: Chunk SSL: durations of chunks to transcribe in, beside whole utterances.
+        speaker_column: column with the speakers; the report has no speakers where there is none.
+        normalize: pass references and hypotheses through [`normalize_text`] before they are compared.
+
+    Raises:
+        ValueError: the model cannot work in one of these chunks.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        decoder: Decoder,
+        chunk_durations_ms: Sequence[int],
+        speaker_column: str,
+        normalize: bool,
+    ) -> None:
+        self.recognizer, self.decoder = recognizer, decoder
+        self.modes = {OFFLINE: 0} | {mode_name(duration): duration for duration in chunk_durations_ms}
+        self.latencies = {
+            mode: recognizer.latency_ms(duration) for mode, duration in self.modes.items() if mode != OFFLINE
+        }
+        self.speaker_column, self.normalize = speaker_column, normalize
+        self.audio_seconds = 0.0
+        self.busy = dict.fromkeys(self.modes, 0.0)
+
+    def report(self, reader: UtteranceReader, num_worst: int, num_resamples: int) -> dict[str, Any]:
+        """Transcribe a split and describe the errors.
+
+        Args:
+            num_worst: utterances named with the most word errors.
+            num_resamples: of the bootstrap that the intervals come from; 0 for no intervals.
+
+        Returns:
+            "modes" ("offline", "320 ms", ...: see [`Scores.by_mode`], with "real_time_factor" and for chunks
+            "latency_ms" and "mean_latency_ms"), "speakers" ([`Scores.by_speaker`]), "worst" ([`Scores.worst`]) and
+            "settings", on which the figures depend.
+
+        Raises:
+            ValueError: no utterance can be used.
+        """
+        scores = Scores(self.transcribe(reader), num_resamples, _SEED)
+        modes = scores.by_mode()
+        for mode, entry in modes.items():
+            entry["real_time_factor"] = self.busy[mode] / self.audio_seconds
+            if mode in self.latencies:
+                entry["latency_ms"], entry["mean_latency_ms"] = self.latencies[mode]
+        return {
+            "modes": modes,
+            "speakers": scores.by_speaker(),
+            "worst": scores.worst(num_worst),
+            "settings": self._settings(scores, reader),
+        }
+
+    def transcribe(self, reader: UtteranceReader) -> list[Transcript]:
+        """References and hypotheses of all utterances that can be used."""
+        transcripts: list[Transcript] = []
+        with tqdm(total=len(reader), desc="evaluate", unit="utt", dynamic_ncols=True, disable=None) as bar:
+            for batch in reader:
+                if not transcripts:  # what happens once, such as the trial of padding, is no cost of a mode
+                    self.recognizer.recognize([one.waveform for one in batch[:2]], self.decoder)
+                texts = {mode: self._transcribe_batch(mode, batch) for mode in self.modes}
+                for index, utterance in enumerate(batch):
+                    transcripts.append(self._transcript(utterance, {mode: texts[mode][index] for mode in texts}))
+                    self.audio_seconds += utterance.seconds
+                bar.update(len(batch))
+        return transcripts
+
+    def _transcribe_batch(self, mode: str, batch: list[Utterance]) -> list[str]:
+        began = time.perf_counter()
+        hypotheses = self.recognizer.recognize([one.waveform for one in batch], self.decoder, self.modes[mode])
+        self.busy[mode] += time.perf_counter() - began
+        return [self._text(best.text) for best, *_ in hypotheses]
+
+    def _transcript(self, utterance: Utterance, hypotheses: dict[str, str]) -> Transcript:
+        speaker = utterance.columns.get(self.speaker_column)
+        reference = self._text(utterance.text)
+        name = None if speaker is None else str(speaker)
+        return Transcript(utterance.name, utterance.index, utterance.seconds, reference, hypotheses, name)
+
+    def _text(self, text: str) -> str:
+        return normalize_text(text) if self.normalize else text
+
+    def _settings(self, scores: Scores, reader: UtteranceReader) -> dict[str, Any]:
+        device = self.recognizer.model.device
+        threads = torch.get_num_threads()
+        return {
+            "decoder": GREEDY if isinstance(self.decoder, GreedyDecoder) else "beam search",
+            "normalize_text": self.normalize,
+            "num_resamples": scores.num_resamples,
+            "resampled": scores.resampled,
+            "why_resampled": self._why_resampled(scores),
+            "seed": scores.seed,
+            "confidence": CONFIDENCE,
+            "skipped": reader.skipped.by_reason,
+            "audio_seconds": self.audio_seconds,
+            "device": torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else f"{threads} CPU thread{'s' * (threads != 1)}",
+        }
+
+    def _why_resampled(self, scores: Scores) -> str:
+        """Why utterances are drawn and not speakers."""
+        if scores.resampled == "speakers":
+            return ""
+        if scores.speakers is None:
+            return f"column {self.speaker_column!r} does not tell the speaker of each"
+        return f"fewer than {MIN_SPEAKERS} speakers: for others than these the intervals would be wider"
