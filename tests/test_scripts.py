@@ -210,12 +210,18 @@ def test_epochs_come_to_steps(pretrained, tmp_path):
         ("--config_name fsq-tiny --config_overrides fsq_levels=[3,3]", "BiRQForPreTraining needs .* BiRQConfig, got"),
         ("--train_split_name trian", "trian"),
         ("--streaming --max_steps 0", "max_steps must be at least 1"),
-        ("--learning_rat 1", "learning_rat"),
     ],
 )
 def test_mistakes_on_the_command_line_are_named(tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
         run_birq.main([*BIRQ.split(), "--output_dir", str(tmp_path), *flags.split()])
+
+
+def test_an_unknown_flag_is_named_in_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        run_birq.main([*BIRQ.split(), "--output_dir", str(tmp_path), "--learning_rat", "1"])
+    [line] = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and "unrecognized arguments: --learning_rat" in line
 
 
 def test_help_says_defaults_and_the_recipe(capsys):

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from ..options import LoadingOptions, argument, flag, required_flag
 
 if TYPE_CHECKING:
+    from io import BufferedReader
+
     import numpy as np
 
 
@@ -93,7 +95,8 @@ def _open(options: StreamOptions) -> Iterator[tuple[Iterator[np.ndarray], float]
             "missing",
             "nothing is piped in; for a microphone: arecord -q -t raw -f S16_LE -r 16000 | hf-speech-ssl stream - ...",
         )
-    raw = raw_blocks(sys.stdin.buffer, options.sampling_rate, options.sample_format, options.num_channels)
+    stdin = cast("BufferedReader", sys.stdin.buffer)
+    raw = raw_blocks(stdin, options.sampling_rate, options.sample_format, options.num_channels)
     yield raw, options.sampling_rate
 
 

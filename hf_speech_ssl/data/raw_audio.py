@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
+from io import BufferedReader
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ _AUDIBLE = (1e-6, 8.0)  # floats of audio, but for zeros
 
 
 def raw_blocks(
-    stream: io.BufferedIOBase, sampling_rate: float, sample_format: str = "s16", num_channels: int = 1
+    stream: BufferedReader, sampling_rate: float, sample_format: str = "s16", num_channels: int = 1
 ) -> Iterator[NDArray[np.float32] | NDArray[np.int16]]:
     """Read little-endian samples as they arrive, the channels mixed down.
 
@@ -82,7 +82,7 @@ def _check_beginning(data: bytes, sample_format: str, num_channels: int) -> None
 
 def _are_floats(data: bytes) -> bool:
     """Whether the bytes, as floats, are what audio has. Of 16-bit integers many are NaN or next to nothing."""
-    values = np.abs(np.frombuffer(data[: len(data) // 4 * 4], dtype="<f4").astype(np.float64))
+    values = np.abs(np.frombuffer(data[: len(data) // 4 * 4], dtype="<f4"))
     sound = (values > _AUDIBLE[0]) & (values < _AUDIBLE[1])
     return bool(sound.any() and np.mean(sound | (values == 0)) > 0.99)
 

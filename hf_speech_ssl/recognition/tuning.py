@@ -61,7 +61,8 @@ class Grid:
     def try_all(self, log_probs: Sequence[torch.Tensor], references: Sequence[str]) -> list[Trial]:
         """Decode with every pair."""
         decoders = tqdm(self.decoders.items(), desc="decode", unit="pair", leave=False, disable=None)
-        return [Trial(*pair, errors=word_errors(decoder, log_probs, references)) for pair, decoder in decoders]
+        found = [(pair, word_errors(decoder, log_probs, references)) for pair, decoder in decoders]
+        return [Trial(weight, bonus, errors) for (weight, bonus), errors in found]
 
 
 def log_probabilities(recognizer: Recognizer, reader: UtteranceReader) -> tuple[list[torch.Tensor], list[str]]:
