@@ -84,7 +84,10 @@ def _open(options: StreamOptions) -> Iterator[tuple[Iterator[np.ndarray], float]
     if options.source != "-":
         with open_audio(options.source, options.source) as audio:
             size = max(1, int(BLOCK_SECONDS * audio.samplerate))
-            yield (part for block in audio.blocks() for part in np.split(block, range(size, len(block), size))), audio.samplerate
+            yield (
+                (part for block in audio.blocks() for part in np.split(block, range(size, len(block), size))),
+                audio.samplerate,
+            )
         return
     check_rate(options.sampling_rate, NAME)
     if options.num_channels < 1:
