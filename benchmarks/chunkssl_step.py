@@ -193,9 +193,10 @@ def naive_loss(model, features, mask, chunk_size: int):
     for start in range(0, base.shape[1] - chunk_size, chunk_size):
         now, ahead = slice(start, start + chunk_size), slice(start + chunk_size, start + 2 * chunk_size)
         cache.begin(len(base), 2 * chunk_size, base.device)
-        layout = StreamingLayout(frame_mask[:, now], frame_mask[:, ahead], cache)
+        step_mask = torch.cat([frame_mask[:, now], frame_mask[:, ahead]], dim=1)
+        layout = StreamingLayout(cache, chunk_size, step_mask.shape[1], step_mask)
         output = encoder.run_layers(torch.cat([base[:, now], masked[:, ahead]], dim=1), None, layout=layout)
-        cache.advance(frame_mask[:, now])
+        cache.advance(chunk_size, frame_mask[:, now])
         encoded.append(output[:, chunk_size:])
     logits = model.prediction_head(torch.cat(encoded, dim=1)[hidden])
     return model.predict(logits, model.label(stacked, frame_mask)[hidden], torch.tensor(0.0)).loss

@@ -25,12 +25,13 @@ class ConformerCache:
         self.convolution_inputs: dict[int, torch.Tensor] = {}  # by layer, (B, context, D)
         self.first = 0  # where in the room the kept frames begin
         self.valid = torch.zeros(0, 0, dtype=torch.bool)  # (B, S): which kept frames are real
+        self.padded = False  # whether some of them may be padding
         self.positions = torch.zeros(0, dtype=torch.long)  # (B,): position of each stream's next frame
 
     @property
     def num_streams(self) -> int:
         """Streams in the batch, B; 0 before the first step."""
-        return len(self.valid)
+        return self.valid.shape[0]
 
     @property
     def length(self) -> int:
@@ -97,13 +98,21 @@ class ConformerCache:
 
         Kept for the next step: the `context` frames up to the end of the chunk, the first `chunk_size` frames.
         """
-        zeros = frames.new_zeros(len(frames), context, frames.shape[2])
+        zeros = frames.new_zeros(frames.shape[0], context, frames.shape[2])
         row = torch.cat([self.convolution_inputs.get(layer_idx, zeros), frames, zeros], dim=1)
         self.convolution_inputs[layer_idx] = row[:, chunk_size : chunk_size + context].clone()
         return row
 
-    def advance(self, chunk_mask: torch.Tensor) -> None:
-        """Keep the chunk that all layers have written, (B, C) bool true where real, and forget what is too old."""
+    def advance(self, chunk_size: int, chunk_mask: torch.Tensor | None = None) -> None:
+        """Keep the chunk of `chunk_size` frames that all layers have written, and forget what is too old.
+
+        Args:
+            chunk_mask: (B, chunk_size) bool, true where a frame is real; `None` if all are.
+        """
+        if chunk_mask is None:
+            chunk_mask = self.valid.new_ones(self.num_streams, chunk_size)
+        else:
+            self.padded = True
         valid = torch.cat([self.valid, chunk_mask], dim=1)
         excess = 0 if self.left_context_frames is None else max(0, valid.shape[1] - self.left_context_frames)
         self.valid = valid[:, excess:]
@@ -116,7 +125,7 @@ class ConformerCache:
         for name in ("keys", "values"):
             setattr(chosen, name, {layer: self._kept(room)[rows] for layer, room in getattr(self, name).items()})
         chosen.convolution_inputs = {layer: tensor[rows] for layer, tensor in self.convolution_inputs.items()}
-        chosen.valid, chosen.positions = self.valid[rows], self.positions[rows]
+        chosen.valid, chosen.positions, chosen.padded = self.valid[rows], self.positions[rows], self.padded
         return chosen
 
     @classmethod
@@ -133,4 +142,5 @@ class ConformerCache:
             stacked.convolution_inputs[layer] = torch.cat([cache.convolution_inputs[layer] for cache in caches])
         stacked.valid = torch.cat([F.pad(cache.valid, (length - cache.length, 0)) for cache in caches])
         stacked.positions = torch.cat([cache.positions for cache in caches])
+        stacked.padded = any(cache.padded or cache.length < length for cache in caches)
         return stacked

@@ -16,13 +16,17 @@ Shape letters: B batch, M chunks, C frames per chunk, N = M * C base frames, L f
 with look-ahead; 2C in a streaming step), D hidden size, H heads, d head dimension, S cached frames.
 """
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.nn import functional as F
+from transformers.utils.import_utils import is_tracing
 
 from .cache import ConformerCache
+
+# Whether a query sees a key, by the indices (batch, head, query, key), as transformers and flex attention take it.
+MaskFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 # Base frames in one call of the attention kernel. Smaller chunks share a call, with a mask: a call per chunk of 16
 # frames takes twice as long at 75 s, most of it in slices and their gradients. Larger calls compute more that no
@@ -31,6 +35,99 @@ _FRAMES_PER_CALL = 64
 
 
 Span = tuple[int, int]  # frames [begin, end) of a layout
+
+
+class Layout(Protocol):
+    """What the encoder asks a layout. The L frames of a layout begin with the T frames that went in.
+
+    Attributes:
+        frame_mask: (B, L) bool, true where a frame is real; `None` if all are.
+        dense: whether attention is one call over all frames, with a mask made from `mask_function`. The layout's own
+            `attend` is called otherwise.
+    """
+
+    frame_mask: torch.Tensor | None
+    dense: bool
+
+    def mask_function(self) -> MaskFunction | None:
+        """Which frame sees which in dense attention, padding apart; `None` if every frame sees all."""
+
+    def positions(self, device: torch.device) -> torch.Tensor:
+        """Position of every frame in its utterance, (L,) or (B, L)."""
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+        dropout: float,
+        layer_idx: int,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attention of a layout that is not dense: (B, H, L, d) each -> (B, L, H, d), and weights if it has them."""
+
+    def split_for_convolution(self, frames: torch.Tensor, context: int, layer_idx: int) -> torch.Tensor:
+        """Rows for a convolution without padding: (B, L, D) -> (rows, frames, D).
+
+        A row holds `context` frames before, and `context` frames after, those that it is for.
+        """
+
+    def join_after_convolution(self, rows: torch.Tensor) -> torch.Tensor:
+        """The way back, once the convolution has used up the contexts: -> (B, L, D)."""
+
+    def base_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """Outputs for the frames that went in: (B, L, D) -> (B, T, D)."""
+
+    def base_weights(self, weights: torch.Tensor) -> torch.Tensor:
+        """Attention weights of the frames that went in: (B, H, L, keys) -> (B, H, T, frames seen)."""
+
+
+class WholeLayout:
+    """Whole utterances, of which every frame may see every other or those in a window around it.
+
+    Args:
+        num_frames: T, which is L here.
+        frame_mask: (B, T) bool, true where a frame is real; `None` if all are.
+        attention_window: width of the attention window in encoder frames; `None` sees the whole utterance.
+    """
+
+    dense = True
+
+    def __init__(self, num_frames: int, frame_mask: torch.Tensor | None, attention_window: int | None = None):
+        self.num_frames, self.frame_mask, self.attention_window = num_frames, frame_mask, attention_window
+
+    def mask_function(self) -> MaskFunction | None:
+        """`sees`, if there is a window."""
+        return None if self.attention_window is None else self.sees
+
+    def sees(self, batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        """Whether a key lies in the window around a query."""
+        assert self.attention_window is not None
+        return (query - key).abs() <= self.attention_window // 2
+
+    def positions(self, device: torch.device) -> torch.Tensor:
+        """0 to T - 1."""
+        return torch.arange(self.num_frames, device=device)
+
+    def attend(self, *args: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Never called: attention is dense."""
+        raise NotImplementedError("Attention over whole utterances is one call of the chosen implementation.")
+
+    def split_for_convolution(self, frames: torch.Tensor, context: int, layer_idx: int) -> torch.Tensor:
+        """(B, T, D) -> (B, context + T + context, D), with zeros around the utterance."""
+        return F.pad(frames, (0, 0, context, context))
+
+    def join_after_convolution(self, rows: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) as it is."""
+        return rows
+
+    def base_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) as it is."""
+        return frames
+
+    def base_weights(self, weights: torch.Tensor) -> torch.Tensor:
+        """(B, H, T, T) as they are."""
+        return weights
 
 
 class Window(NamedTuple):
@@ -47,13 +144,14 @@ class ChunkLayout:
 
     Args:
         frame_mask: (B, T) bool, true where a frame is real; real frames come first.
-        chunk_size: frames per chunk, C.
+        chunk_size: encoder frames per chunk, C.
         lookahead: whether every chunk but the last is followed by a copy of the next one.
         left_context_chunks: chunks before its own that a frame sees; all, if absent.
         dense: whether attention runs over the whole layout with a mask made from `sees`, as eager and flex attention
             do, instead of window by window.
         keep_last: whether the last chunk is there itself, beside its copy. Pretraining predicts copies alone, and no
             copy sees the last chunk: without it L is 2(N - C). A chunk that is the only one is always kept.
+        unpadded: whether all frames are known to be real. Where that is not known, the layout looks at the mask.
     """
 
     def __init__(
@@ -64,6 +162,7 @@ class ChunkLayout:
         left_context_chunks: int | None = None,
         dense: bool = False,
         keep_last: bool = True,
+        unpadded: bool = False,
     ):
         if chunk_size < 1:
             raise ValueError(f"A chunk needs at least 1 frame, got chunk_size = {chunk_size}.")
@@ -77,8 +176,10 @@ class ChunkLayout:
         self.left_context_chunks = left_context_chunks
         self.dense = dense
         self.frame_mask = self.append_copies(frame_mask[..., None])[..., 0]  # (B, L)
-        # One look at the lengths, so that windows without padding need no mask for it.
-        self.shortest = int(frame_mask.sum(-1).min())
+        # Windows without padding need no mask for it. A traced graph must hold for all lengths and always masks.
+        self.shortest = self.num_frames
+        if not unpadded:
+            self.shortest = 0 if is_tracing(frame_mask) else int(frame_mask.sum(-1).min())
         self.masks: dict[Window, torch.Tensor | None] = {}
 
     def append_copies(self, frames: torch.Tensor) -> torch.Tensor:
@@ -88,19 +189,39 @@ class ChunkLayout:
         return torch.cat([base, copies], dim=1) if self.extended_length else base
 
     def base_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        """The outputs for the utterance itself: (B, L, D) -> (B, T, D)."""
-        return frames[:, : self.num_frames]
+        """Outputs for the utterance: (B, L, D) -> (B, T, D). Without the last chunk, all but the first are copies."""
+        if self.base_length == self.padded_length:
+            # A slice would bind an exported model to lengths of its example's kind, whole chunks or not.
+            return frames.narrow_copy(1, 0, self.num_frames) if is_tracing(frames) else frames[:, : self.num_frames]
+        return torch.cat([frames[:, : self.chunk_size], self.extended_frames(frames)], dim=1)
+
+    def base_weights(self, weights: torch.Tensor) -> torch.Tensor:
+        """Attention weights among the frames of the utterance: (B, H, L, L) -> (B, H, T, T).
+
+        The weight of a copy is added to that of the frame that it copies, so that the weights of a query add up to 1.
+        """
+        queries = self.base_frames(weights.flatten(0, 1)).unflatten(0, weights.shape[:2])  # (B, H, T, L)
+        base, copies = queries.split([self.base_length, self.extended_length], dim=-1)
+        base = F.pad(base, (0, self.padded_length - self.base_length))
+        copies = F.pad(copies, (self.padded_length - self.extended_length, 0))
+        return (base + copies)[..., : self.num_frames]
 
     def extended_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        """The outputs for the copies, at the places of what they copy: (B, L, D) -> (B, T - C, D)."""
+        """Outputs for the copies, at the places of what they copy: (B, L, D) -> (B, T - C, D)."""
         return frames[:, self.base_length :][:, : max(0, self.num_frames - self.chunk_size)]
 
     def positions(self, device: torch.device) -> torch.Tensor:
         """Position of every frame in the utterance, (L,): a copy stands where its original does."""
         return self.append_copies(torch.arange(self.padded_length, device=device)[None, :, None])[0, :, 0]
 
-    def sees(self, batch: int, head: int, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        """Whether a query index sees a key index: a mask function as transformers and flex attention take it."""
+    def mask_function(self) -> MaskFunction:
+        """`sees`."""
+        return self.sees
+
+    def sees(
+        self, batch: torch.Tensor | int, head: torch.Tensor | int, query: torch.Tensor, key: torch.Tensor
+    ) -> torch.Tensor:
+        """Whether the frame at a query index sees the frame at a key index."""
         query_chunk = torch.where(query < self.base_length, query, query - self.base_length) // self.chunk_size
         key_is_base = key < self.base_length
         key_chunk = torch.where(key_is_base, key, key - self.base_length) // self.chunk_size
@@ -117,7 +238,7 @@ class ChunkLayout:
         scaling: float,
         dropout: float,
         layer_idx: int,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, None]:
         """Fused attention, window by window: (B, H, L, d) each -> (B, L, H, d).
 
         A window is a chunk or some small ones. Chunk i's queries, base and extended, all see the same keys, so a
@@ -135,7 +256,7 @@ class ChunkLayout:
             size = window.base[1] - window.base[0]
             base.append(output[:, :, :size])
             extended.append(output[:, :, size:])
-        return torch.cat(base + extended, dim=2).transpose(1, 2)
+        return torch.cat(base + extended, dim=2).transpose(1, 2), None
 
     def windows(self) -> list[Window]:
         """The attention calls that cover all queries, in the order of the base chunks."""
@@ -226,41 +347,55 @@ class _JoinAll(torch.autograd.Function):
 
 
 class StreamingLayout:
-    """The layout of one streaming step: one chunk per stream, its look-ahead, and a cache for what came before.
-
-    It answers what [`ChunkLayout`] answers, so that the encoder runs the same code in both.
+    """One streaming step: one chunk per stream, its look-ahead, and a cache for what came before.
 
     Args:
-        chunk_mask: (B, C) bool, true where a frame of the chunk is real.
-        lookahead_mask: (B, C') bool, the same of the look-ahead; `None` without.
         cache: the streams' past; `begin` has been called.
+        chunk_size: encoder frames of the chunk, C, the same for all streams.
+        num_frames: encoder frames of chunk and look-ahead together, L.
+        frame_mask: (B, L) bool, true where one of them is real; `None` if all are.
+        with_weights: whether attention is written out, so that its weights can be returned.
     """
 
     dense = False
 
-    def __init__(self, chunk_mask: torch.Tensor, lookahead_mask: torch.Tensor | None, cache: ConformerCache):
-        self.cache = cache
-        self.chunk_mask = chunk_mask
-        self.chunk_size = chunk_mask.shape[1]
-        frame_mask = chunk_mask if lookahead_mask is None else torch.cat([chunk_mask, lookahead_mask], dim=1)
-        self.num_frames = frame_mask.shape[1]
-        visible = torch.cat([cache.valid, frame_mask], dim=1)
+    def __init__(
+        self,
+        cache: ConformerCache,
+        chunk_size: int,
+        num_frames: int,
+        frame_mask: torch.Tensor | None = None,
+        with_weights: bool = False,
+    ):
+        self.cache, self.chunk_size, self.num_frames = cache, chunk_size, num_frames
+        self.with_weights = with_weights
+        self.frame_mask = self.key_mask = None
         # Steps without padding, nearly all of them, need no mask.
-        all_visible = bool(visible.all())
-        if not all_visible:
-            self.refuse_gaps()
-        self.frame_mask = None if all_visible else frame_mask
-        self.key_mask = None if all_visible else (visible | ~visible.any(-1, keepdim=True))[:, None, None, :]
+        if frame_mask is None and not cache.padded:
+            return
+        if frame_mask is None:
+            frame_mask = torch.ones(cache.num_streams, num_frames, dtype=torch.bool, device=cache.valid.device)
+        visible = torch.cat([cache.valid, frame_mask], dim=1)
+        if not is_tracing(visible):
+            if visible.all():
+                cache.padded = False
+                return
+            self.refuse_gaps(frame_mask[:, :chunk_size])
+        self.frame_mask = frame_mask
+        self.key_mask = (visible | ~visible.any(-1, keepdim=True))[:, None, None, :]
 
-    def refuse_gaps(self) -> None:
+    def refuse_gaps(self, chunk_mask: torch.Tensor) -> None:
         """Raise ValueError for a stream that goes on behind padding: its convolutions would take that for its past."""
         if self.cache.length:
-            gone_on = (self.cache.positions > 0) & ~self.cache.valid[:, -1] & self.chunk_mask.any(-1)
+            gone_on = (self.cache.positions > 0) & ~self.cache.valid[:, -1] & chunk_mask.any(-1)
             if gone_on.any():
                 raise ValueError(
                     f"Streams {gone_on.nonzero().flatten().tolist()} of the batch go on behind a padded chunk. Only "
                     f"a stream's last chunk may be padded; leave out streams that pause, with ConformerCache.select."
                 )
+
+    def mask_function(self) -> None:
+        """No function: attention is not dense."""
 
     def positions(self, device: torch.device) -> torch.Tensor:
         """Position of every frame of the step in its stream, (B, L)."""
@@ -274,16 +409,30 @@ class StreamingLayout:
         scaling: float,
         dropout: float,
         layer_idx: int,
-    ) -> torch.Tensor:
-        """Attention of the step's frames over the cached and their own: (B, H, L, d) each -> (B, L, H, d)."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attention of the step's frames over the S cached and their own: (B, H, L, d) each -> (B, L, H, d)."""
         key, value = self.cache.update(layer_idx, key, value)
-        output = F.scaled_dot_product_attention(query, key, value, self.key_mask, dropout, scale=scaling)
-        return output.transpose(1, 2)
+        if not self.with_weights:
+            output = F.scaled_dot_product_attention(query, key, value, self.key_mask, dropout, scale=scaling)
+            return output.transpose(1, 2), None
+        scores = query @ key.transpose(2, 3) * scaling
+        if self.key_mask is not None:
+            scores = scores.masked_fill(~self.key_mask, float("-inf"))
+        weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+        return (F.dropout(weights, dropout) @ value).transpose(1, 2), weights
 
     def split_for_convolution(self, frames: torch.Tensor, context: int, layer_idx: int) -> torch.Tensor:
         """The step as the convolution sees it: (B, L, D) -> (B, context + L + context, D)."""
         return self.cache.extend_convolution_input(layer_idx, frames, self.chunk_size, context)
 
     def join_after_convolution(self, rows: torch.Tensor) -> torch.Tensor:
-        """The way back: (B, L, D) as it is."""
+        """(B, L, D) as it is."""
         return rows
+
+    def base_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """Outputs for the chunk: (B, L, D) -> (B, C, D)."""
+        return frames[:, : self.chunk_size]
+
+    def base_weights(self, weights: torch.Tensor) -> torch.Tensor:
+        """Weights of the chunk's frames: (B, H, L, S + L) -> (B, H, C, S + L)."""
+        return weights[:, :, : self.chunk_size]

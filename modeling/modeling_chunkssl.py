@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
 
 from .cache import ConformerCache
 from .configuration_chunkssl import ChunkSSLConfig
@@ -75,8 +74,8 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
 
     _keys_to_ignore_on_load_unexpected = _ONLY_FOR_PRETRAINING
 
+    @can_return_tuple
     @merge_with_config_defaults
-    @capture_outputs
     def forward(
         self,
         input_features: torch.Tensor,
@@ -118,12 +117,9 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
         chunk_size = self.config.chunk_size if chunk_size is None else chunk_size
         projected = self.project(stacked)
         if chunk_size == 0:
-            hidden_states = self.run_layers(projected, frame_mask, **kwargs)
-        else:
-            layout = self.chunk_layout(stacked, frame_mask, chunk_size, bool(self.config.num_lookahead_chunks))
-            hidden_states = self.run_layers(layout.append_copies(projected), None, layout=layout, **kwargs)
-            hidden_states = layout.base_frames(hidden_states)
-        return ConformerModelOutput(last_hidden_state=hidden_states, attention_mask=frame_mask)
+            return self.encode(projected, self.whole_layout(stacked, frame_mask), frame_mask, **kwargs)
+        layout = self.chunk_layout(stacked, frame_mask, chunk_size, bool(self.config.num_lookahead_chunks))
+        return self.encode(layout.append_copies(projected), layout, frame_mask, **kwargs)
 
     def chunk_layout(
         self,
@@ -133,14 +129,16 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
         lookahead: bool,
         keep_last: bool = True,
     ) -> ChunkLayout:
-        """The chunks of a batch of whole utterances."""
+        """The chunks of a batch of whole utterances; `chunk_size` in encoder frames."""
         return ChunkLayout(
             all_real(stacked) if frame_mask is None else frame_mask,
             chunk_size,
             lookahead,
             self.config.left_context_chunks,
-            dense=self.config._attn_implementation != "sdpa",
+            # The number of windows follows from the length, which an exported graph leaves open.
+            dense=self.config._attn_implementation != "sdpa" or torch.compiler.is_exporting(),
             keep_last=keep_last,
+            unpadded=frame_mask is None,
         )
 
     def stream(
@@ -153,27 +151,29 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
         **kwargs: Any,
     ) -> ConformerModelOutput:
         """One streaming step: stacked frames of a chunk (B, C, stacked_size) and feature frames of its look-ahead."""
-        chunk_mask = all_real(chunk) if chunk_mask is None else chunk_mask
+        batch_size, chunk_size = chunk.shape[:2]
         if cache is None:
             past = self.config.left_context_chunks
-            cache = ConformerCache(None if past is None else past * chunk.shape[1])
-        frames = chunk
+            cache = ConformerCache(None if past is None else past * chunk_size)
+        frames, frame_mask = chunk, chunk_mask
         if lookahead is not None:
-            ahead, lookahead_mask = self.stack_frames(lookahead, lookahead_mask)
-            if len(ahead) != len(chunk):
+            ahead, ahead_mask = self.stack_frames(lookahead, lookahead_mask)
+            if ahead.shape[0] != batch_size:
                 raise ValueError(
-                    f"lookahead_features must bring one chunk for each of the {len(chunk)} streams of input_features, "
-                    f"got {len(ahead)}; pad and mask the look-ahead of a stream that has ended."
+                    f"lookahead_features must bring one chunk for each of the {batch_size} streams of input_features, "
+                    f"got {ahead.shape[0]}; pad and mask the look-ahead of a stream that has ended."
                 )
-            lookahead_mask = all_real(ahead) if lookahead_mask is None else lookahead_mask
             frames = torch.cat([chunk, ahead], dim=1)
-        cache.begin(len(frames), frames.shape[1], frames.device)
-        layout = StreamingLayout(chunk_mask, lookahead_mask, cache)
-        hidden_states = self.run_layers(self.project(frames), None, layout=layout, **kwargs)
-        cache.advance(chunk_mask)
-        return ConformerModelOutput(
-            last_hidden_state=hidden_states[:, : chunk.shape[1]], attention_mask=chunk_mask, past_key_values=cache
-        )
+            if chunk_mask is not None or ahead_mask is not None:
+                masks = zip((chunk_mask, ahead_mask), (chunk, ahead), strict=True)
+                frame_mask = torch.cat([all_real(part) if mask is None else mask for mask, part in masks], dim=1)
+        cache.begin(batch_size, frames.shape[1], frames.device)
+        with_weights = self.config._attn_implementation == "eager"
+        layout = StreamingLayout(cache, chunk_size, frames.shape[1], frame_mask, with_weights)
+        outputs = self.encode(self.project(frames), layout, chunk_mask, **kwargs)
+        cache.advance(chunk_size, None if layout.frame_mask is None else layout.frame_mask[:, :chunk_size])
+        outputs.past_key_values = cache
+        return outputs
 
 
 class ChunkSSLForCTC(ChunkSSLPreTrainedModel, ConformerForCTC):

@@ -19,24 +19,26 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .cache import ConformerCache
 from .configuration_conformer import ConformerConfig
-from .layouts import ChunkLayout, StreamingLayout
+from .layouts import Layout, WholeLayout
 from .modeling_speech_ssl import SpeechSSLPreTrainedModel
 
 
 @dataclass
 class ConformerModelOutput(BaseModelOutput):
-    """What the encoder returns.
+    """Output of the encoder, for the T frames that went in, however they were laid out.
 
     Args:
         last_hidden_state: (B, T, D).
-        attention_mask: (B, T) bool, true where an encoder frame is real; `None` if none was given.
+        attention_mask: (B, T) int64, 1 where an encoder frame is real; `None` if none was given.
         hidden_states: (B, T, D) each, the input of the first block and the output of every block.
-        attentions: (B, H, T, T) each, with eager attention only.
+        attentions: with eager attention only, (B, H, T, T) each. A look-ahead's weights are added to those of the
+            frames that it copies. In a streaming step (B, H, C, S + L): the C frames of the chunk over the S cached
+            frames, the chunk and its look-ahead.
         past_key_values: the cache of a streaming step, where the family streams.
     """
 
@@ -117,7 +119,7 @@ class ConformerAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
-        layout: ChunkLayout | StreamingLayout | None = None,
+        layout: Layout,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         shape = hidden_states.shape[:-1]
@@ -125,16 +127,16 @@ class ConformerAttention(nn.Module):
         states = self.qkv_proj(hidden_states).view(*shape, 3 * heads, self.head_dim)
         query, key = rotate(states[..., : 2 * heads, :], *position_embeddings).split(heads, dim=-2)
         value = states[..., 2 * heads :, :]
-        query, key, value = (states.transpose(1, 2) for states in (query, key, value))  # (B, H, T, d) each
+        query, key, value = (states.transpose(1, 2) for states in (query, key, value))  # (B, H, L, d) each
         dropout = self.attention_dropout if self.training else 0.0
-        if layout is not None and not layout.dense:
-            output, weights = layout.attend(query, key, value, self.scaling, dropout, self.layer_idx), None
-        else:
+        if layout.dense:
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
             output, weights = attend(
                 self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
             )
-        return self.out_proj(output.reshape(*shape, -1)), weights
+        else:
+            output, weights = layout.attend(query, key, value, self.scaling, dropout, self.layer_idx)
+        return self.out_proj(output.reshape(*shape, -1)), None if weights is None else layout.base_weights(weights)
 
 
 class ConformerConvolution(nn.Module):
@@ -153,20 +155,12 @@ class ConformerConvolution(nn.Module):
         self.out_proj = nn.Linear(width, width)
         self.context = kernel // 2
 
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        frame_mask: torch.Tensor | None,
-        layout: ChunkLayout | StreamingLayout | None = None,
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, layout: Layout) -> torch.Tensor:
         hidden_states = F.glu(self.gate_proj(hidden_states), dim=-1)
-        if frame_mask is not None:
-            hidden_states = hidden_states.masked_fill(~frame_mask[..., None], 0.0)
-        if layout is None:
-            hidden_states = self.convolve(F.pad(hidden_states, (0, 0, self.context, self.context)))
-        else:
-            rows = layout.split_for_convolution(hidden_states, self.context, self.layer_idx)
-            hidden_states = layout.join_after_convolution(self.convolve(rows))
+        if layout.frame_mask is not None:
+            hidden_states = hidden_states.masked_fill(~layout.frame_mask[..., None], 0.0)
+        rows = layout.split_for_convolution(hidden_states, self.context, self.layer_idx)
+        hidden_states = layout.join_after_convolution(self.convolve(rows))
         return self.out_proj(self.activation(self.norm(hidden_states)))
 
     def convolve(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -196,9 +190,8 @@ class ConformerLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        frame_mask: torch.Tensor | None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
-        layout: ChunkLayout | StreamingLayout | None = None,
+        layout: Layout,
         **kwargs: Any,
     ) -> torch.Tensor:
         def drop(output: torch.Tensor) -> torch.Tensor:
@@ -210,7 +203,7 @@ class ConformerLayer(GradientCheckpointingLayer):
             self.attention_norm(hidden_states), attention_mask, position_embeddings, layout, **kwargs
         )
         hidden_states = hidden_states + drop(attended)
-        convolved = self.convolution(self.convolution_norm(hidden_states), frame_mask, layout)
+        convolved = self.convolution(self.convolution_norm(hidden_states), layout)
         hidden_states = hidden_states + drop(convolved)
         fed = drop(self.feed_forward2(self.feed_forward_norm2(hidden_states)))
         hidden_states = hidden_states.add(fed, alpha=0.5)
@@ -248,8 +241,7 @@ class ConformerModel(ConformerPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    @merge_with_config_defaults
-    @capture_outputs
+    @can_return_tuple
     def forward(
         self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> ConformerModelOutput:
@@ -266,57 +258,76 @@ class ConformerModel(ConformerPreTrainedModel):
             ValueError: `input_features` has another shape, or fewer frames than one stack.
         """
         stacked, frame_mask = self.stack_frames(input_features, attention_mask)
-        hidden_states = self.run_layers(self.project(stacked), frame_mask, **kwargs)
-        return ConformerModelOutput(last_hidden_state=hidden_states, attention_mask=frame_mask)
+        return self.encode(self.project(stacked), self.whole_layout(stacked, frame_mask), frame_mask, **kwargs)
 
     def project(self, stacked: torch.Tensor) -> torch.Tensor:
         """First projection: (B, T, stacked_size) -> (B, T, D)."""
-        hidden_states = self.feature_projection(stacked.to(self.feature_projection.weight.dtype))
+        # Not the dtype of the layer's weight: a layer that int8 quantization has put in its place has no such weight.
+        hidden_states = self.feature_projection(stacked.to(self.dtype))
         return F.dropout(hidden_states, self.config.hidden_dropout, self.training)
+
+    def whole_layout(self, frames: torch.Tensor, frame_mask: torch.Tensor | None) -> WholeLayout:
+        """The layout of a pass over whole utterances: frames (B, T, ...), (B, T) bool."""
+        return WholeLayout(frames.shape[1], frame_mask, self.config.attention_window)
+
+    def encode(
+        self, hidden_states: torch.Tensor, layout: Layout, frame_mask: torch.Tensor | None, **kwargs: Any
+    ) -> ConformerModelOutput:
+        """All blocks in a layout, and of their outputs those for the T frames that went in.
+
+        Args:
+            hidden_states: (B, L, D), projected frames in the order of the layout.
+            frame_mask: (B, T) bool, true where a frame that went in is real.
+        """
+        outputs = self.record_layers(hidden_states, layout=layout, return_dict=True, **kwargs)
+        recorded = outputs.hidden_states
+        if recorded is not None:  # only the asked for ones of them, if indices were given
+            recorded = tuple(None if states is None else layout.base_frames(states) for states in recorded)
+        return ConformerModelOutput(
+            last_hidden_state=layout.base_frames(outputs.last_hidden_state),
+            attention_mask=None if frame_mask is None else frame_mask.long(),
+            hidden_states=recorded,
+            attentions=outputs.attentions,
+        )
+
+    @capture_outputs
+    def record_layers(self, hidden_states: torch.Tensor, **kwargs: Any) -> BaseModelOutput:
+        """`run_layers`, with the hidden states and attentions that `kwargs` or the config ask for."""
+        return BaseModelOutput(last_hidden_state=self.run_layers(hidden_states, **kwargs))
 
     def run_layers(
         self,
         hidden_states: torch.Tensor,
-        frame_mask: torch.Tensor | None,
+        frame_mask: torch.Tensor | None = None,
         start: int = 0,
         stop: int | None = None,
-        layout: ChunkLayout | StreamingLayout | None = None,
+        layout: Layout | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Blocks `start` to `stop` (not included): (B, T, D), (B, T) bool -> (B, T, D).
+        """Blocks `start` to `stop` (not included): (B, L, D) -> (B, L, D).
 
-        With a `layout`, frames are in its order, it says who sees whom, and its own `frame_mask` is meant.
+        Args:
+            hidden_states: frames in the order of the layout.
+            frame_mask: (B, T) bool, of whole utterances; not with a layout, which has its own.
+            layout: whole utterances, if absent.
         """
-        if layout is None:
-            positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
-        else:
-            positions, frame_mask = layout.positions(hidden_states.device), layout.frame_mask
-        attention_mask = self.make_attention_mask(hidden_states, frame_mask, layout)
-        position_embeddings = self.rotary(positions)
+        layout = self.whole_layout(hidden_states, frame_mask) if layout is None else layout
+        attention_mask = self.make_attention_mask(hidden_states, layout)
+        position_embeddings = self.rotary(layout.positions(hidden_states.device))
         for layer in self.layers[start:stop]:
-            output = layer(hidden_states, attention_mask, frame_mask, position_embeddings, layout, **kwargs)
+            output = layer(hidden_states, attention_mask, position_embeddings, layout, **kwargs)
             hidden_states = self.skip_at_random(output, hidden_states)
         return hidden_states
 
-    def make_attention_mask(
-        self,
-        hidden_states: torch.Tensor,
-        frame_mask: torch.Tensor | None,
-        layout: ChunkLayout | StreamingLayout | None = None,
-    ) -> Any:
+    def make_attention_mask(self, hidden_states: torch.Tensor, layout: Layout) -> Any:
         """The mask that the chosen attention implementation wants; `None` where it needs none."""
-        window, sees = self.config.attention_window, None
-        if layout is not None:
-            if not isinstance(layout, ChunkLayout) or not layout.dense:
-                return None
-            sees = layout.sees
-        elif window is not None:
-
-            def sees(batch: int, head: int, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-                return (query - key).abs() <= window // 2
-
+        if not layout.dense:
+            return None
         return create_bidirectional_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=frame_mask, and_mask_function=sees
+            config=self.config,
+            inputs_embeds=hidden_states,
+            attention_mask=layout.frame_mask,
+            and_mask_function=layout.mask_function(),
         )
 
     def skip_at_random(self, output: torch.Tensor, skipped: torch.Tensor) -> torch.Tensor:

@@ -65,13 +65,14 @@ class ConformerForCTC(ConformerPreTrainedModel):
         outputs = self.encoder(input_features, attention_mask=attention_mask, return_dict=True, **kwargs)
         hidden_states = F.dropout(outputs.last_hidden_state, self.config.final_dropout, self.training)
         logits = self.ctc_head(hidden_states)
+        frame_mask = None if outputs.attention_mask is None else outputs.attention_mask.bool()
         loss = None
         if labels is not None:
-            loss = self.ctc_loss(logits, outputs.attention_mask, labels)
-        if outputs.attention_mask is not None:
+            loss = self.ctc_loss(logits, frame_mask, labels)
+        if frame_mask is not None:
             blank = logits.new_full((self.config.vocab_size,), torch.finfo(logits.dtype).min)
             blank[self.config.pad_token_id] = 0
-            logits = torch.where(outputs.attention_mask[..., None], logits, blank)
+            logits = torch.where(frame_mask[..., None], logits, blank)
         return ConformerForCTCOutput(
             loss=loss,
             logits=logits,
@@ -106,7 +107,7 @@ class ConformerForCTC(ConformerPreTrainedModel):
                 f"Labels must lie below vocab_size = {self.config.vocab_size}, got {int(labels.max())}. Load the "
                 f"model with the tokenizer's size: from_pretrained(..., vocab_size=len(tokenizer))."
             )
-        lengths = logits.new_full((len(logits),), logits.shape[1], dtype=torch.long)
+        lengths = logits.new_full(logits.shape[:1], logits.shape[1], dtype=torch.long)
         lengths = lengths if frame_mask is None else frame_mask.sum(-1)
         real = (labels >= 0) & (labels != self.config.pad_token_id)
         return F.ctc_loss(

@@ -38,7 +38,7 @@ class FSQModelOutput(ModelOutput):
         channel_perplexities: (R,), the same of each channel; near 1 a channel says nothing.
         digits: (B, T, R) int64, the level of each channel; of no meaning at padded frames.
         reconstruction: (B, T, I), the stacked features, each normalized over its utterance.
-        attention_mask: (B, T) bool, true where a stacked frame is real; `None` if none was given.
+        attention_mask: (B, T) int64, 1 where a stacked frame is real; `None` if none was given.
     """
 
     loss: torch.Tensor | None = None
@@ -82,7 +82,7 @@ class FSQResNet(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
-        hidden_states = self.in_proj(hidden_states.to(self.in_proj.weight.dtype))
+        hidden_states = self.in_proj(hidden_states.to(self.norm.weight.dtype))
         for layer in self.layers:
             hidden_states = layer(hidden_states, frame_mask)
         return self.norm(hidden_states)
@@ -161,7 +161,7 @@ class FSQModel(SpeechSSLPreTrainedModel):
             explained_variance=1 - error.detach() / target.square().sum().clamp_min(1),
             digits=digits,
             reconstruction=reconstruction,
-            attention_mask=frame_mask,
+            attention_mask=None if frame_mask is None else frame_mask.long(),
             **level_statistics(digits[real], self.tokenizer.quantizer),
         )
 

@@ -45,12 +45,15 @@ class SpeechSSLPreTrainedModel(PreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Join `frame_stacking` consecutive frames: (B, F, M), (B, F) -> (B, T, stacked_size), (B, T) bool."""
         self.check_features(input_features, attention_mask)
-        frames = input_features.shape[1] // self.config.frame_stacking
-        used = frames * self.config.frame_stacking
-        stacked = input_features[:, :used].reshape(len(input_features), frames, -1)
+        size = self.config.frame_stacking
+        used = input_features.shape[1] // size * size
+        # Every `size`-th frame from each offset: the one slice that would do is contiguous or not depending on the
+        # length, which would bind an exported model to lengths of its example's kind.
+        offsets = [slice(offset, used, size) for offset in range(size)]
+        stacked = torch.cat([input_features[:, frames] for frames in offsets], dim=-1)
         if attention_mask is None:
             return stacked, None
-        return stacked, attention_mask[:, :used].bool().view(len(stacked), frames, -1).all(-1)
+        return stacked, torch.stack([attention_mask[:, frames] for frames in offsets], dim=-1).bool().all(-1)
 
     def check_features(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
         """Refuse inputs that the encoder cannot take, with an error that says why."""

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hf_speech_ssl import BiRQForCTC, BiRQModel
+from hf_speech_ssl.modeling.layouts import WholeLayout
 from hf_speech_ssl.modeling.modeling_conformer import RotaryEmbedding, rotate
 
 
@@ -157,12 +158,12 @@ def test_layerdrop_skips_whole_blocks():
     model, features = encoder(num_hidden_layers=2, layerdrop=0.5), torch.randn(1, 20, 80)
     first, second = model.layers
     skipped = []
-    frame_mask, turn = None, model.rotary(torch.arange(10))
+    around = None, model.rotary(torch.arange(10)), WholeLayout(10, None)
     start = model.feature_projection(features.reshape(1, 10, 160))
     ways = {
-        "both": second(first(start, None, frame_mask, turn), None, frame_mask, turn),
-        "first": first(start, None, frame_mask, turn),
-        "second": second(start, None, frame_mask, turn),
+        "both": second(first(start, *around), *around),
+        "first": first(start, *around),
+        "second": second(start, *around),
         "none": start,
     }
     assert torch.equal(encode(model, features), ways["both"])

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ..modeling.layouts import ChunkLayout, StreamingLayout
+from ..modeling.layouts import Layout
 from ..modeling.modeling_conformer import ConformerFeedForward, ConformerLayer, rotate
 
 _FRAMES = 16  # for which the order is chosen: chunk and look-ahead of 320 ms at 25 Hz
@@ -105,9 +105,8 @@ class PackedLayer(ConformerLayer):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        frame_mask: torch.Tensor | None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
-        layout: ChunkLayout | StreamingLayout | None = None,
+        layout: Layout,
         **kwargs: Any,
     ) -> torch.Tensor:
         """As in `ConformerLayer`: (B, T, D) -> (B, T, D)."""
@@ -115,7 +114,7 @@ class PackedLayer(ConformerLayer):
         attended = self.attend(self.pre_attention(hidden_states), attention_mask, position_embeddings, layout)
         hidden_states = self.attended.plus(hidden_states, attended.reshape(hidden_states.shape))
         gated = F.glu(self.gate(self.pre_convolution(hidden_states)), dim=-1)
-        convolved = self.convolve(gated, frame_mask, layout)
+        convolved = self.convolve(gated, layout)
         hidden_states = self.convolved.plus(hidden_states, self.activation(self.inner(convolved)))
         return self.final(self.half2(hidden_states))
 
@@ -124,29 +123,22 @@ class PackedLayer(ConformerLayer):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
-        layout: ChunkLayout | StreamingLayout | None,
+        layout: Layout,
     ) -> torch.Tensor:
         """Self-attention up to its last product: (B, T, D) -> (B, T, H, d)."""
         states = self.qkv(hidden_states).view(*hidden_states.shape[:2], -1, self.head_dim)
         heads = states.shape[2] // 3
         query, key = rotate(states[..., : 2 * heads, :], *position_embeddings).split(heads, dim=-2)
         query, key, value = (part.transpose(1, 2) for part in (query, key, states[..., 2 * heads :, :]))
-        if layout is not None and not layout.dense:
-            return layout.attend(query, key, value, self.scaling, 0.0, self.layer_idx)
+        if not layout.dense:
+            return layout.attend(query, key, value, self.scaling, 0.0, self.layer_idx)[0]
         output = F.scaled_dot_product_attention(query, key, value, attention_mask, scale=self.scaling)
         return output.transpose(1, 2)
 
-    def convolve(
-        self,
-        gated: torch.Tensor,
-        frame_mask: torch.Tensor | None,
-        layout: ChunkLayout | StreamingLayout | None,
-    ) -> torch.Tensor:
+    def convolve(self, gated: torch.Tensor, layout: Layout) -> torch.Tensor:
         """The depthwise convolution, whose neighbors the layout decides: (B, T, D) -> (B, T, D)."""
-        if frame_mask is not None:
-            gated = gated.masked_fill(~frame_mask[..., None], 0.0)
-        if layout is None:
-            return self.depthwise(F.pad(gated, (0, 0, self.context, self.context)))
+        if layout.frame_mask is not None:
+            gated = gated.masked_fill(~layout.frame_mask[..., None], 0.0)
         rows = layout.split_for_convolution(gated, self.context, self.layer_idx)
         return layout.join_after_convolution(self.depthwise(rows))
 
