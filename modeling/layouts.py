@@ -38,16 +38,18 @@ Span = tuple[int, int]  # frames [begin, end) of a layout
 
 
 class Layout(Protocol):
-    """What the encoder asks a layout. The L frames of a layout begin with the T frames that went in.
+    """What the encoder asks a layout: T frames went in, L frames lie in it."""
 
-    Attributes:
-        frame_mask: (B, L) bool, true where a frame is real; `None` if all are.
-        dense: whether attention is one call over all frames, with a mask made from `mask_function`. The layout's own
-            `attend` is called otherwise.
-    """
+    @property
+    def frame_mask(self) -> torch.Tensor | None:
+        """(B, L) bool, true where a frame is real; `None` if all are."""
 
-    frame_mask: torch.Tensor | None
-    dense: bool
+    @property
+    def dense(self) -> bool:
+        """Whether attention is one call over all frames, with a mask made from `mask_function`.
+
+        The layout's own `attend` is called otherwise.
+        """
 
     def mask_function(self) -> MaskFunction | None:
         """Which frame sees which in dense attention, padding apart; `None` if every frame sees all."""
