@@ -69,7 +69,7 @@ COMMANDS = (
     ),
     Command(average, "average the best checkpoints of a run", (AverageOptions,)),
     Command(card, "write the model card and the curves of a run anew", (CardOptions,)),
-    Command(presets, "write the cards of the published configurations", (PresetsOptions,)),
+    Command(presets, "print the page of the published configurations", (PresetsOptions,)),
     Command(push, "upload a model folder to the Hub", (PushOptions,)),
 )
 

@@ -45,11 +45,12 @@ class Family:
         script: the recipe that pretrains it.
         papers: those of the method, the first of them its own.
         tags: on the Hub.
-        fields: of the configuration, that cards show of every model.
-        pretraining_fields, ctc_fields: that cards show of a pretrained or a fine-tuned model as well.
-        label_fields: that cards show of a pretrained model, by `label_kind`; by "" for a family without that field.
+        fields: of the configuration, shown by cards of every model.
+        pretraining_fields, ctc_fields: shown as well by cards of a pretrained or a fine-tuned model.
+        label_fields: shown as well by cards of a pretrained model, by its `label_kind`.
         override: a field to change, as an example.
-        preset_notes: what a card says of each preset: how it compares to the paper.
+        recipe: how its paper trains, and where this package differs.
+        preset_notes: how each preset compares to the paper.
         masks: whether pretraining masks frames. Its model then has `sample_mask`.
         streams: whether the model works in chunks.
     """
@@ -64,6 +65,7 @@ class Family:
     tags: Fields
     fields: Fields
     override: str
+    recipe: str
     preset_notes: Mapping[str, str]
     pretraining_fields: Fields = ()
     ctc_fields: Fields = ()
@@ -190,17 +192,20 @@ CTC_HEAD = (
 RANDOM_PROJECTION = ("codebook_size", "codebook_dim", "num_codebooks")
 TOKENIZER = ("fsq_levels", "fsq_hidden_size", "fsq_num_hidden_layers")
 
-_NO_PAPER = "No paper has this size."
 _BIRQ_RECIPE = (
-    "Jiang et al. (arXiv 2509.15430) pretrain for 100 epochs with AdamW at {rate} on batches of 100 utterances, about "
-    "1,200 seconds, and count {size} million parameters for {name}. They do not describe a schedule; `run_birq.py` "
-    "warms up over the first 5 % of the updates and stays there. Fine-tuning: 30 epochs of CTC, of which 10 warm up "
-    "to 1e-3, 10 hold it and 10 divide it by sqrt(2) each. Positions are rotary here."
+    "Jiang et al. pretrain for 100 epochs with AdamW at 2e-4 (1e-4 for C2 and C3) on batches of 100 utterances, about "
+    "1,200 seconds. They do not describe a schedule; `run_birq.py` warms up over the first 5 % of the updates and "
+    "stays there. Fine-tuning: 30 epochs of CTC, of which 10 warm up to 1e-3, 10 hold it and 10 divide it by sqrt(2) "
+    "each. Positions are rotary here."
 )
 _CHUNK_SSL_RECIPE = (
-    "Tang and Tseng (arXiv 2509.15579) pretrain for 400,000 updates with an inverse square root schedule, 25,000 of "
-    "them warm-up to 3e-4, on batches of 16,000 seconds, and count {size} million parameters. Positions are rotary "
-    "here where theirs are relative."
+    "Tang and Tseng pretrain for 400,000 updates with an inverse square root schedule, 25,000 of them warm-up to 3e-4,"
+    " on batches of 16,000 seconds. Positions are rotary here where theirs are relative."
+)
+_FSQ_RECIPE = (
+    "Tang and Tseng train the tokenizer for 180,000 updates at 2e-4 with exponential decay, on batches of 3,200 "
+    "seconds. They do not give the rate at the end of the decay; `run_fsq.py` ends at a tenth. They call the 12 "
+    "layers a ResNet without describing a layer; ours is the residual unit of SoundStream (arXiv 2107.03312)."
 )
 
 FAMILIES = (
@@ -225,12 +230,13 @@ FAMILIES = (
             *("detach_enhanced_labels", "mask_start_prob", "mask_length", "mask_noise_std"),
         ),
         override="enhanced_loss_weight=0",
+        recipe=_BIRQ_RECIPE,
         preset_notes={
-            "birq-tiny": f"{_NO_PAPER} Its spans mask 120 ms, not the 400 ms of Jiang et al. (arXiv 2509.15430).",
-            "birq-base": f"{_NO_PAPER} Labels, masks and losses are those of Jiang et al. (arXiv 2509.15430).",
-            "birq-c1": _BIRQ_RECIPE.format(rate="2e-4", size=137, name="C1"),
-            "birq-c2": _BIRQ_RECIPE.format(rate="1e-4", size=155, name="C2"),
-            "birq-c3": _BIRQ_RECIPE.format(rate="1e-4", size=275, name="C3"),
+            "birq-tiny": "No paper has this size. Its spans mask 120 ms, not the 400 ms of Jiang et al.",
+            "birq-base": "No paper has this size. Labels, masks and losses are those of Jiang et al.",
+            "birq-c1": "The C1 of Jiang et al., who count 137 million parameters.",
+            "birq-c2": "The C2 of Jiang et al., who count 155 million parameters.",
+            "birq-c3": "The C3 of Jiang et al., who count 275 million parameters.",
         },
     ),
     Family(
@@ -251,10 +257,11 @@ FAMILIES = (
         pretraining_fields=("chunk_durations_ms", "label_kind", "loss_kind"),
         label_fields={"fsq": TOKENIZER, "random_projection": RANDOM_PROJECTION},
         override="num_hidden_layers=8",
+        recipe=_CHUNK_SSL_RECIPE,
         preset_notes={
-            "chunkssl-tiny": f"{_NO_PAPER} Chunks and losses are those of Tang and Tseng (arXiv 2509.15579).",
-            "chunkssl-base": _CHUNK_SSL_RECIPE.format(size=79),
-            "chunkssl-large": _CHUNK_SSL_RECIPE.format(size=337),
+            "chunkssl-tiny": "No paper has this size. Chunks and losses are those of Tang and Tseng.",
+            "chunkssl-base": "The smaller model of Tang and Tseng, who count 79 million parameters.",
+            "chunkssl-large": "The larger model of Tang and Tseng, who count 337 million parameters.",
         },
         streams=True,
     ),
@@ -269,14 +276,10 @@ FAMILIES = (
         tags=("fsq", "chunk-ssl"),
         fields=(*FEATURES, *TOKENIZER),
         override="fsq_levels=[5,5,5,3,3]",
+        recipe=_FSQ_RECIPE,
         preset_notes={
-            "fsq-tiny": f"{_NO_PAPER} It is the tokenizer for `chunkssl-tiny`.",
-            "fsq-base": (
-                "Tang and Tseng (arXiv 2509.15579) train the tokenizer for 180,000 updates at 2e-4 with exponential "
-                "decay, on batches of 3,200 seconds. They do not give the rate at the end of the decay; `run_fsq.py` "
-                "ends at a tenth. They call the 12 layers a ResNet without describing a layer; ours is the residual "
-                "unit of SoundStream (arXiv 2107.03312)."
-            ),
+            "fsq-tiny": "No paper has this size. It is the tokenizer for `chunkssl-tiny`.",
+            "fsq-base": "The tokenizer of Tang and Tseng.",
         },
         masks=False,
     ),

@@ -74,4 +74,4 @@ def test_the_templates_are_in_the_wheel(tmp_path):
     subprocess.run([sys.executable, "-m", *command, str(tmp_path), str(root)], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {f"hf_speech_ssl/model_cards/{name}.md" for name in ("template", "preset_template")} <= set(names)
+    assert {f"hf_speech_ssl/model_cards/{name}.md" for name in ("template", "presets_template")} <= set(names)

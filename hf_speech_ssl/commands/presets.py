@@ -1,24 +1,23 @@
-"""hf-speech-ssl presets: the cards of the published configurations."""
+"""hf-speech-ssl presets: the page of the published configurations."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..options import flag
 
 
 @dataclass(frozen=True)
 class PresetsOptions:
-    """Where the cards go."""
+    """Where the page goes."""
 
-    output_dir: str = flag("model_cards", "folder for NAME.md of each preset")
+    output_file: str | None = flag(None, "Markdown file to write; standard output by default")
 
 
 def presets(options: PresetsOptions) -> None:
-    """Write the cards of all presets."""
-    from ..hub.presets import preset_card, preset_names
+    """Write the page of all presets."""
+    from ..hub.presets import presets_page
+    from ..json_files import write_text
 
-    folder = Path(options.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in preset_names():
-        preset_card(name).save(folder / f"{name}.md")
-        print(folder / f"{name}.md")
+    if options.output_file is None:
+        print(presets_page(), end="")
+    else:
+        write_text(options.output_file, presets_page())
