@@ -35,7 +35,7 @@ def run(name: str, call: Callable[[], object], verbose: bool = False) -> int:
     except MENDABLE as error:
         if verbose:
             traceback.print_exc()
-        print(f"{name}: {error or type(error).__name__}", file=sys.stderr)
+        print(f"{name}: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         if verbose:

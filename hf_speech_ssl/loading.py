@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoProcessor, PreTra
 from transformers.utils import cached_file, logging
 
 from .modeling.configuration_conformer import SAMPLING_RATE, SpeechSSLConfig
+from .paths import check_model_folder
 
 _TRAINING_ONLY = "masked_spec_embed"  # masks frames in training; many checkpoints of wav2vec 2.0 lack it
 _ADAPTER_CONFIG, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -216,9 +217,7 @@ def find_checkpoint(name_or_path: str, revision: str | None = None, trust_remote
         OSError: the Hub has no such model or cannot be asked. ValueError: the kind of model is not known.
     """
     folder = Path(name_or_path)
-    is_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
-    if is_path and not folder.is_dir():  # the Hub would be asked for it otherwise
-        raise FileNotFoundError(f"There is no model folder {name_or_path!r} (looked from {Path.cwd()}).")
+    check_model_folder(name_or_path)  # the Hub would be asked for it otherwise
     try:
         if folder.is_dir() and not (folder / "config.json").is_file():
             raise FileNotFoundError(

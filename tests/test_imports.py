@@ -25,6 +25,7 @@ LAYERS = {
     "modeling": 0,
     "json_files": 0,
     "options": 0,
+    "paths": 0,
     "console": 0,
     "families": 1,
     "run_folder": 1,

@@ -44,29 +44,3 @@ def test_public_names_are_imported_when_they_are_used() -> None:
     assert set(hf_speech_ssl.__all__) <= set(dir(hf_speech_ssl))
     with pytest.raises(AttributeError, match="has no attribute 'BiRQ'"):
         hf_speech_ssl.BiRQ  # noqa: B018
-
-
-COMMAND_LINES = {
-    "--help": (0, ""),
-    "transcribe --help": (0, ""),
-    "hear": (2, "invalid choice: 'hear'"),
-    "stream": (2, "the following arguments are required: FILE|-, --model_name_or_path"),
-    "transcribe a.wav --model_name_or_path m --format doc": (2, "invalid choice: 'doc'"),
-}
-IN_ONE_PROCESS = """
-import contextlib, io, sys
-from hf_speech_ssl.cli import main
-for line, (code, message) in {lines!r}.items():
-    output, errors = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        try:
-            main(line.split())
-        except SystemExit as end:
-            assert end.code == code, line
-    assert message in errors.getvalue(), (line, errors.getvalue())
-    assert "torch" not in sys.modules and "transformers" not in sys.modules, line
-"""
-
-
-def test_help_and_wrong_command_lines_do_not_wait_for_torch() -> None:
-    run(IN_ONE_PROCESS.format(lines=COMMAND_LINES))

@@ -1,9 +1,13 @@
 """Files in, text out: short files in batches, long ones in windows or chunks, and what goes wrong in words."""
 
+import io
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -231,6 +235,50 @@ def test_bad_files_are_named_and_the_others_go_on(saved, talks, tmp_path, capsys
         [line] = [line for line in printed.err.splitlines() if str(tmp_path / name) in line]
         assert reason in line
     assert printed.err.splitlines()[-1] == "hf-speech-ssl: 5 of 8 files failed; the lines above say why."
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no file names that are not UTF-8")
+@pytest.mark.parametrize(
+    "options", [(), ("--format", "json"), ("--output_dir", "out"), ("--format", "json", "--output_dir", "out")]
+)
+def test_a_file_name_that_is_not_utf_8_is_one_of_the_batch(saved, tmp_path, monkeypatch, capsys, options) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("talks").mkdir()
+    names = ["a.wav", os.fsdecode(b"caf\xe9.wav"), "z.wav", "\u4e2d\u6587.wav"]
+    for name in names:
+        soundfile.write(os.fsencode(f"talks/{name}"), speech_like(0.7), 16_000)
+    assert run(saved, "talks", *options) == 0
+    printed = capsys.readouterr()
+    assert "4 files" in printed.err and "Traceback" not in printed.err
+    if "out" in options:
+        assert len(os.listdir("out")) == 4 and not any(
+            name.endswith((".part", ".partial")) for name in os.listdir("out")
+        )
+    else:
+        assert len(printed.out.splitlines()) == 4
+
+
+def test_an_output_that_cannot_be_written_is_the_failure_of_its_file(saved, talks, tmp_path, capsys) -> None:
+    (tmp_path / "out" / "a.txt").mkdir(parents=True)
+    assert run(saved, str(talks[0]), str(talks[1]), "--output_dir", str(tmp_path / "out")) == 1
+    printed = capsys.readouterr()
+    assert str(talks[0]) in printed.err and "1 of 2 files failed" in printed.err
+    assert (tmp_path / "out" / "b.txt").is_file()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are needed")
+def test_pipes_are_read_once(saved, talks, tmp_path, monkeypatch, capsys) -> None:
+    """A named pipe, and standard input as `-`; what is in them is a file of any format."""
+    recognizer, _ = saved["birq"]
+    expected = [" ".join(recognizer.recognize([load_audio(path)])[0][0].text.split()) for path in talks[:2]]
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(talks[0].read_bytes()))
+    writer.start()
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(talks[1].read_bytes())))
+    assert run(saved, str(tmp_path / "pipe"), "-", "--output_dir", str(tmp_path / "out")) == 0
+    writer.join()
+    found = [(tmp_path / "out" / f"{name}.txt").read_text().strip() for name in ("pipe", "standard-input")]
+    assert found == expected
 
 
 def test_what_cannot_work_is_refused_before_the_work(saved, talks, tmp_path, capsys) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..options import argument, flag, required_flag
+from ..paths import check_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,7 @@ class AverageOptions:
 
 def average(options: AverageOptions) -> None:
     """Save the mean of checkpoints with a short card; errors as in [`average_checkpoints`]."""
+    check_folder(options.run_dir)
     from ..hub.short_card import short_card
     from ..json_files import write_text
     from ..run_folder import CARD_FILE

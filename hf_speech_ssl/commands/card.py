@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..options import argument, flag
+from ..paths import check_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,8 @@ def card(options: CardOptions) -> None:
     Raises:
         OSError, ValueError: a folder lacks a file of a run, or holds one that cannot be read.
     """
+    for folder in options.run_dirs:
+        check_folder(folder)
     from ..hub import draw_training_curves, write_model_card
 
     for folder in options.run_dirs:

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from ..options import LoadingOptions, argument, flag
+from ..paths import check_model_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ def demo(options: DemoOptions, loading: LoadingOptions) -> None:
         OSError: there is no such model, or nothing can listen there.
         ValueError: the model cannot be used, has no such chunks, or is not on the Hub though a Space needs it.
     """
+    if options.space_dir is None:
+        check_model_folder(options.model_name_or_path)
     try:
         import gradio
     except ImportError as error:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..options import DecodingOptions, LoadingOptions, ReadingOptions, argument, flag
-from .outputs import check_output_file, write_report
+from ..paths import check_file, check_model_folder, check_output_file
 
 _FEW_RESAMPLES = 100  # with fewer, 2.5 % of them is a matter of two or three
 
@@ -43,11 +43,14 @@ def evaluate(
     Raises:
         OSError, ValueError: no such model, data set, split, column or file, or one that cannot be used.
     """
+    check_model_folder(options.model_name_or_path)
+    for path in (decoding.lm_path, decoding.lexicon_path):
+        check_file(path)
     check_output_file(options.output_file)
     from ..data.reading import UtteranceReader
     from ..decoding import make_decoder
     from ..evaluation.report import as_text
-    from ..json_files import shareable
+    from ..json_files import shareable, write_json
     from ..recognition.evaluation import CorpusEvaluator
     from ..recognition.recognizer import Recognizer
 
@@ -68,5 +71,6 @@ def evaluate(
     report["settings"] |= {name: value for name, value in asked.items() if name not in ("dataset_name", "split_name")}
     report = shareable(report)
     print(as_text(report))
-    write_report(report, options.output_file)
+    if options.output_file is not None:
+        write_json(options.output_file, report)
     return report

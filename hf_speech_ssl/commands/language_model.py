@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..options import DecodingOptions, LoadingOptions, ReadingOptions, argument, flag, required_flag
-from .outputs import check_output_file, write_report
+from ..paths import check_file, check_model_folder, check_output_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +26,13 @@ def ngram(options: NGramOptions) -> None:
     Raises:
         OSError: a file cannot be read or written. ValueError: there is no text, or the order is out of its range.
     """
+    for path in options.text_files:
+        check_file(path)
+    check_output_file(options.output_file)
     from ..decoding import estimate_ngrams
     from ..decoding.ngram import read_sentences
     from ..evaluation import normalize_text
 
-    check_output_file(options.output_file)
     sentences = read_sentences(options.text_files)
     model = estimate_ngrams(map(normalize_text, sentences) if options.normalize_text else sentences, options.order)
     model.write_arpa(options.output_file)
@@ -66,9 +68,13 @@ def tune(options: TuneOptions, reading: ReadingOptions, loading: LoadingOptions)
     Raises:
         OSError: there is no such model, data set or file. ValueError: one of them cannot be used.
     """
+    check_model_folder(options.model_name_or_path)
+    for path in (options.lm_path, options.lexicon_path):
+        check_file(path)
     check_output_file(options.output_file)
     from ..data.reading import UtteranceReader
     from ..decoding import BeamSearchDecoder
+    from ..json_files import write_json
     from ..recognition.recognizer import Recognizer
     from ..recognition.tuning import Grid, choose, grid_table, log_probabilities, word_errors
 
@@ -99,5 +105,6 @@ def tune(options: TuneOptions, reading: ReadingOptions, loading: LoadingOptions)
         "best": best.as_dict(),
         "trials": [trial.as_dict() for trial in trials],
     }
-    write_report(results, options.output_file)
+    if options.output_file is not None:
+        write_json(options.output_file, results)
     return results

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..options import LoadingOptions, ReadingOptions, argument, flag
-from .outputs import check_output_file, write_report
+from ..paths import check_model_folder, check_output_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,9 @@ def probe(options: ProbeOptions, reading: ReadingOptions, loading: LoadingOption
         )
     if options.num_epochs < 1:
         raise ValueError(f"num_epochs must be at least 1, got {options.num_epochs}.")
+    check_model_folder(options.model_name_or_path)
     check_output_file(options.output_file)
-    from ..json_files import shareable
+    from ..json_files import shareable, write_json
     from ..probing.encoders import load_encoder
     from ..probing.measure import measure
     from ..probing.probe import PhoneReader, number_phones
@@ -56,5 +57,6 @@ def probe(options: ProbeOptions, reading: ReadingOptions, loading: LoadingOption
     }
     report = shareable(report)
     print(as_text(report))
-    write_report(report, options.output_file)
+    if options.output_file is not None:
+        write_json(options.output_file, report)
     return report

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..options import argument, flag
+from ..paths import check_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class PushOptions:
 
 def push(options: PushOptions) -> None:
     """Upload a folder, or list what would go up; errors as in [`push_folder`]."""
+    check_folder(options.folder)
     from ..hub.push import push_folder
 
     print(

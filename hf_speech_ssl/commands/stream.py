@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Literal, cast
 
 from ..options import LoadingOptions, argument, flag, required_flag
+from ..paths import check_model_folder
 
 if TYPE_CHECKING:
     from io import BufferedReader
@@ -45,6 +46,7 @@ def stream(options: StreamOptions, loading: LoadingOptions) -> str:
             and left out.
         KeyboardInterrupt: Ctrl-C. As after a file that breaks off, what came before is transcribed.
     """
+    check_model_folder(options.model_name_or_path)
     from ..data.audio import AudioError
 
     with _open(options) as (blocks, rate):

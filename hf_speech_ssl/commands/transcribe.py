@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..options import DecodingOptions, LoadingOptions, argument, flag, required_flag
+from ..paths import check_file, check_model_folder
 
 if TYPE_CHECKING:
     from ..data.audio_files import AudioFile
@@ -61,6 +62,9 @@ def transcribe(options: TranscribeOptions, loading: LoadingOptions, decoding: De
         OSError: there is no such model, or no output can be written.
     """
     files, problems = _find(options.sources)
+    check_model_folder(options.model_name_or_path)
+    for path in (decoding.lm_path, decoding.lexicon_path):
+        check_file(path)
     # What takes time is imported only now, when the command line is right.
     from tqdm.auto import tqdm
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from io import BufferedReader
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,19 +39,27 @@ def raw_blocks(
     """
     kind = np.dtype(SAMPLE_FORMATS[sample_format])
     frame_bytes = kind.itemsize * num_channels
-    rest, seen = b"", b""
+    waiting, checked = b"", False
     while data := stream.read1(max(1, int(BLOCK_SECONDS * sampling_rate)) * frame_bytes):
-        if len(seen) < _CHECKED_BYTES:
-            seen += data
-            _check_beginning(seen, sample_format, num_channels)
-        data = rest + data
-        whole = len(data) // frame_bytes * frame_bytes
-        rest = data[whole:]
-        samples = np.frombuffer(data[:whole], dtype=kind)
-        if num_channels > 1:
-            scale = 2.0**15 if kind.kind == "i" else 1.0
-            samples = (samples.reshape(-1, num_channels).mean(axis=1) / scale).astype(np.float32)
-        yield samples
+        waiting += data
+        if not checked and len(waiting) >= _CHECKED_BYTES:
+            _check_beginning(waiting, sample_format, num_channels)
+            checked = True
+        if checked:
+            whole = len(waiting) // frame_bytes * frame_bytes
+            yield _samples(waiting[:whole], kind, num_channels)
+            waiting = waiting[whole:]
+    if not checked:
+        _check_beginning(waiting, sample_format, num_channels)
+        yield _samples(waiting[: len(waiting) // frame_bytes * frame_bytes], kind, num_channels)
+
+
+def _samples(data: bytes, kind: np.dtype[Any], num_channels: int) -> NDArray[np.float32] | NDArray[np.int16]:
+    samples = np.frombuffer(data, dtype=kind)
+    if num_channels == 1:
+        return samples
+    scale = 2.0**15 if kind.kind == "i" else 1.0
+    return (samples.reshape(-1, num_channels).mean(axis=1) / scale).astype(np.float32)
 
 
 def _check_beginning(data: bytes, sample_format: str, num_channels: int) -> None:
