@@ -1,6 +1,7 @@
 """The frame of the four training scripts: what comes before and after a run, and errors as one line."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from .hub import check_push, publish
 from .training.loop import TrainingLoop
 from .training.run import Run, started_run
 from .training.settings import TrainingSettings
+
+LOST_PROCESS = re.compile(r"gloo|NCCL|Connection (reset|closed)|remote process exited")  # in torch's error messages
 
 
 @contextmanager
@@ -39,4 +42,16 @@ def publish_run(run: Run, loop: TrainingLoop) -> dict[str, float]:
 
 def call(main: Callable[[], object]) -> None:
     """Run a script and end the process: an error that a user can mend is one line, unless --verbose is given."""
-    sys.exit(console.run(os.path.basename(sys.argv[0]), main, console.VERBOSE in sys.argv))
+    name, world = os.path.basename(sys.argv[0]), int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1:
+        name += f" (process {os.environ.get('RANK')} of {world})"
+
+    def run_together() -> None:
+        try:
+            main()
+        except RuntimeError as error:
+            if world == 1 or not LOST_PROCESS.search(str(error)):
+                raise
+            raise ConnectionError(f"another process of the run has ended: {error}") from error
+
+    sys.exit(console.run(name, run_together, console.VERBOSE in sys.argv))

@@ -26,7 +26,7 @@ from .diagnostics import LateRead, Window, constants, reduce
 from .interruption import Interrupted, Interruption
 from .objectives import Objective
 from .output_folder import delete_old_checkpoints
-from .processes import decided_by_main_process
+from .processes import decided_by_main_process, describe_processes
 from .reporting import RunLog
 from .run import Run
 from .schedules import make_schedule
@@ -175,8 +175,8 @@ class TrainingLoop:
         """The first lines of a run."""
         count = sum(parameter.numel() for parameter in self.learner.parameters)
         self.log.say(
-            f"{count:,} trainable parameters, {self.max_steps - self.state.step:,} updates to make, "
-            f"{self.accelerator.num_processes} x {self.accelerator.device.type}"
+            f"{describe_processes(self.accelerator)}; {count:,} trainable parameters, "
+            f"{self.max_steps - self.state.step:,} updates to make"
         )
         for text in self.warnings:
             self.log.say(f"Warning: {text}")

@@ -1,9 +1,15 @@
 """The processes of a run: how they start, and what they decide together."""
 
+import os
+import re
+import shlex
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
@@ -12,6 +18,7 @@ from accelerate.utils import (
     TorchDynamoPlugin,
     broadcast_object_list,
     set_seed,
+    str_to_bool,
 )
 from transformers.utils.logging import disable_progress_bar
 
@@ -20,6 +27,10 @@ from hf_speech_ssl.run_folder import TRACKER_FOLDER
 from .settings import TrainingSettings
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # torchrun and kinds of MPI
+# Warnings that users can do nothing about: of Accelerate on an argument of DistributedDataParallel, and of the latter on
+# the memory layout of depthwise convolutions' gradients.
+NOISE = r"(?s).*(`broadcast_buffers` is deprecated|Grad strides do not match bucket view strides)"
 T = TypeVar("T")
 
 
@@ -27,8 +38,10 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
     """An Accelerator for the loop, and every random generator seeded per process.
 
     Raises:
-        ValueError: a way of distributing that the loop does not know: it needs whole gradients on every process.
+        ValueError: what runs is not what was asked for: the number of processes, how they share the work, or fp16.
     """
+    refuse_sharding()
+    warnings.filterwarnings("ignore", message=NOISE)
     trackers = [name.strip() for name in settings.report_to.split(",") if name.strip() not in ("", "none")]
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
@@ -43,11 +56,72 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
     if accelerator.distributed_type not in SUPPORTED:
         raise ValueError(
             f"The training loop runs on one process or with DistributedDataParallel, not with "
-            f"{accelerator.distributed_type.value}. Choose multi-GPU or multi-CPU in `accelerate config`."
+            f"{accelerator.distributed_type.value}. {_working_command(accelerator.num_processes)}"
+        )
+    compare_processes(accelerator)
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError(
+            "fp16 needs a GPU: on a CPU it would be float32 under another name. Use --mixed_precision no, or bf16."
         )
     disable_progress_bar()  # transformers' own, one for every checkpoint
     set_seed(settings.seed, device_specific=True)
     return accelerator
+
+
+def refuse_sharding() -> None:
+    """Raise a ValueError if Accelerate was told to shard the model: the loop needs whole gradients everywhere."""
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if str_to_bool(os.environ.get(f"ACCELERATE_USE_{name}", "false")):
+            raise ValueError(
+                f"Accelerate was told to use {name}, which shards the model; the training loop runs on one process or "
+                f"with DistributedDataParallel. {_working_command(_asked_processes())}"
+            )
+
+
+def compare_processes(accelerator: Accelerator) -> None:
+    """Raise a ValueError if fewer processes work together than the launcher was asked for.
+
+    On a CPU some of Accelerate's configurations start one process in place of several, or several that do not know of
+    each other and would all write into one folder.
+    """
+    asked = _asked_processes()
+    if asked != accelerator.num_processes:
+        raise ValueError(
+            f"{asked} processes were asked for, but this one trains by itself: Accelerate did not join them. "
+            f"{_working_command(asked)} For a single process, start the script with python."
+        )
+
+
+def _asked_processes() -> int:
+    """The number of processes by what launchers leave in the environment."""
+    asked = max(int(os.environ.get(name) or 1) for name in WORLD_SIZES)
+    # `accelerate launch` sets an address to meet at if it was asked for several, even where it starts one.
+    by_accelerate = "ACCELERATE_DYNAMO_BACKEND" in os.environ and "MASTER_PORT" in os.environ
+    return max(2, _number_in_launch_command()) if asked == 1 and by_accelerate else asked
+
+
+def _number_in_launch_command() -> int:
+    try:
+        command = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:  # no Linux
+        return 0
+    match = re.search(r"--num_processes[\0=](\d+)", command)
+    return int(match[1]) if match else 0
+
+
+def _working_command(processes: int) -> str:
+    on_cpu = "" if torch.cuda.is_available() else "ACCELERATE_USE_CPU=true "
+    return f"This works: {on_cpu}torchrun --nproc_per_node {max(2, processes)} {shlex.join(sys.argv)}"
+
+
+def describe_processes(accelerator: Accelerator) -> str:
+    """How many processes train, on what, and how they share the work."""
+    on = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type.upper()
+    precision = "float32" if accelerator.mixed_precision == "no" else f"{accelerator.mixed_precision} autocast"
+    if accelerator.num_processes == 1:
+        return f"1 process on {on}, {precision}"
+    backend = torch.distributed.get_backend()
+    return f"{accelerator.num_processes} processes on {on}, {precision}, DistributedDataParallel over {backend}"
 
 
 def decided_by_main_process(accelerator: Accelerator, decide: Callable[[], T]) -> T:

@@ -199,7 +199,10 @@ def test_the_terminal_shows_error_rates_of_all_splits_and_what_marks_the_best(tm
     loop.log.write({"loss": 1.5, "frame_accuracy": 0.75, "skipped_updates": 3.0}, 2)
     out = capsys.readouterr().out
     assert "eval_dev_320ms_wer 0.25 | eval_dev_loss 7 | 0:00:00 left" in out and "0.125" not in out
-    assert "loss 1.5 | skipped_updates 3 |" in out and "trainable parameters, 2 updates to make, 1 x cpu" in out
+    assert (
+        "loss 1.5 | skipped_updates 3 |" in out
+        and "1 process on CPU, float32; 11,456 trainable parameters, 2 updates" in out
+    )
     assert f"The final model is in {tmp_path}." in out
 
 
