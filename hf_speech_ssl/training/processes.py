@@ -28,8 +28,8 @@ from .settings import TrainingSettings
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # torchrun and kinds of MPI
-# Warnings that users can do nothing about: of Accelerate on an argument of DistributedDataParallel, and of the latter on
-# the memory layout of depthwise convolutions' gradients.
+# Warnings that users can do nothing about: on an argument of DistributedDataParallel, and of the latter on the memory
+# layout of depthwise convolutions' gradients.
 NOISE = r"(?s).*(`broadcast_buffers` is deprecated|Grad strides do not match bucket view strides)"
 T = TypeVar("T")
 
