@@ -1,6 +1,7 @@
-"""The families of models: everything that the rest of the package knows about each.
+"""The registry of the families of models.
 
-A new family is its files in `modeling/` and one entry of `FAMILIES`. Classes are imported when they are asked for.
+A new family is files in `modeling/` and an entry of `FAMILIES`, which registration, presets, cards, probing and the page
+read. Classes are imported when they are asked for.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class Family:
         return list(self.config_class._presets)
 
     def shown_fields(self, config: Any, head: str) -> list[str]:
-        """The configuration's fields that say what a model is, in order."""
+        """Names of the configuration's fields that a card shows, in order."""
         if head == "ctc":
             return [*self.fields, *self.ctc_fields]
         labels = self.label_fields.get(getattr(config, "label_kind", ""), ())

@@ -46,11 +46,11 @@ def test_a_run_becomes_small_pictures(tmp_path):
     assert picture.shape[1] >= 1400, "sharp at the width of a card"
     assert 0.01 < np.mean(picture[..., :3].min(-1) < 0.9) < 0.5, "something is drawn, on a light ground"
     drawn = panels_drawn(tmp_path)
-    titles = ["loss", "accuracy at hidden frames", "perplexity of the labels", "use of the labels", "learning rate"]
+    titles = ["loss", "accuracy at masked frames", "perplexity of the labels", "use of the labels", "learning rate"]
     assert list(drawn) == titles
     assert [line.label for line in drawn["loss"]] == ["loss", "anchor loss", "evaluation"]
-    assert [line.label for line in drawn["accuracy at hidden frames"]] == ["accuracy", "evaluation"]
-    assert drawn["accuracy at hidden frames"][0].series[30] == pytest.approx(30.0), "in percent"
+    assert [line.label for line in drawn["accuracy at masked frames"]] == ["accuracy", "evaluation"]
+    assert drawn["accuracy at masked frames"][0].series[30] == pytest.approx(30.0), "in percent"
 
 
 def test_axes_have_units_and_lines_names(tmp_path):

@@ -1,4 +1,4 @@
-"""From a finished run to a model on the Hub: results.json, training curves, the model card, the upload."""
+"""Publishes a finished run: results.json, training curves, the model card, the upload to the Hub."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def publish(
 
 
 def check_push(folder: str | Path, hub_model_id: str | None = None) -> None:
-    """Raise an error where a run's folder could not be pushed: better before a training run than after it.
+    """Raise an error if a run's folder could not be pushed; called before training, which would else be in vain.
 
     Raises:
         ValueError: no repository can be called so.

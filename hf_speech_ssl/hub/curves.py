@@ -1,4 +1,4 @@
-"""training_curves.png: what a run's log says, as small pictures side by side."""
+"""Draws training_curves.png: the figures of a run's log against updates, in panels side by side."""
 
 import math
 from dataclasses import dataclass
@@ -26,11 +26,12 @@ class Panel:
     """One of the pictures.
 
     Args:
-        title: what is drawn; unit: of the vertical axis, empty for a number without one.
-        names: what the log calls it in training.
-        evaluated: the same in evaluations, where the log puts `eval_`, perhaps a split and perhaps a mode before it.
-            Counts over a batch are left out there: they depend on its size.
-        scale: from the log's number to the axis' unit.
+        title: name of the quantity.
+        unit: of the vertical axis; empty for a number without one.
+        names: figures of training in the log.
+        evaluated: the metric of evaluations, in whatever split and mode; `None` for counts over a batch, which depend
+            on its size.
+        scale: factor from the log's number to the axis' unit.
     """
 
     title: str
@@ -53,7 +54,7 @@ class Line:
 LOSS = Panel("loss", "nats", ("loss", "anchor_loss", "enhanced_loss"), "loss")
 SQUARED_ERROR = Panel("loss", "mean squared error", ("loss",), "loss")
 PANELS = (
-    Panel("accuracy at hidden frames", "%", ("accuracy", "frame_accuracy"), "accuracy", 100.0),
+    Panel("accuracy at masked frames", "%", ("accuracy", "frame_accuracy"), "accuracy", 100.0),
     Panel("variance of the features explained", "%", ("explained_variance",), "explained_variance", 100.0),
     Panel("WER in evaluations", "%", (), "wer", 100.0),
     Panel(
@@ -73,7 +74,7 @@ def draw_training_curves(folder: str | Path) -> Path | None:
     value that is not finite is a gap.
 
     Returns:
-        The picture, or `None` if the folder has no log or the log no value to draw; a picture of before is then gone.
+        The picture, or `None` if the folder has no log or the log no value to draw; an older picture is then removed.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -96,8 +97,9 @@ def draw_training_curves(folder: str | Path) -> Path | None:
 def read_curves(folder: str | Path) -> Curves:
     """Every number of a run's log by name.
 
-    Where a run went back and made updates again, the first try's updates from there on are dropped. Of two values for
-    one update the first counts: the second is that of the best checkpoint, evaluated once more at the end.
+    If a run went back and made updates again, the figures of the first attempt from there on are dropped. Of two
+    values for one update the first counts, because the second is that of the best checkpoint, evaluated again at the
+    end.
     """
     curves: Curves = {}
     last = -1
@@ -111,7 +113,7 @@ def read_curves(folder: str | Path) -> Curves:
 
 
 def lines_of(panel: Panel, curves: Curves) -> list[Line]:
-    """The curves that belong in a panel: training's in the order of its names, then evaluations."""
+    """The curves of a panel: those of training in the order of its names, then those of evaluations."""
     trained = [name for name in panel.names if _has_values(curves.get(name, {}))]
     evaluated = [name for name in curves if _evaluates(name, panel.evaluated) and _has_values(curves[name])]
     lines = []
@@ -125,7 +127,7 @@ def lines_of(panel: Panel, curves: Curves) -> list[Line]:
 
 
 def draw(drawn: list[tuple[Panel, list[Line]]]) -> Figure:
-    """The figure: panels in rows of `COLUMNS`, all over the same updates."""
+    """Draw the panels in rows of `COLUMNS`, all over the same updates."""
     rows, columns = math.ceil(len(drawn) / COLUMNS), min(COLUMNS, len(drawn))
     figure = Figure(figsize=(PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows), layout="constrained")
     grid: Any = figure.subplots(rows, columns, squeeze=False)
@@ -141,7 +143,7 @@ def draw(drawn: list[tuple[Panel, list[Line]]]) -> Figure:
 
 
 def draw_panel(axes: Axes, panel: Panel, lines: list[Line]) -> None:
-    """One picture: training as lines, evaluations dashed and with a dot each."""
+    """Draw one panel: training as lines, evaluations dashed and with a dot each."""
     for line in lines:
         steps = sorted(line.series)
         values = [line.series[step] for step in steps]
@@ -187,7 +189,7 @@ def _lowest(lines: list[Line]) -> float:
 
 
 def _marked(values: list[float], of_evaluations: bool) -> list[int]:
-    """Which points get a dot: all of an evaluation or of a short curve, else those that no line would show."""
+    """Indices of the points with a dot: all of an evaluation or of a short curve, else those between two gaps."""
     if of_evaluations or len(values) <= MAX_MARKED_POINTS:
         return list(range(len(values)))
     padded = [math.nan, *values, math.nan]

@@ -13,12 +13,12 @@ HOMES = rb"(?<![\w.])(?:/(?:home|Users)/[^/\s\"'<>{}]+|/root/)|\b[A-Za-z]:\\+Use
 
 
 class PrivacyCheck:
-    """Finds in bytes what belongs to this machine or person.
+    """Finds access tokens, paths of this machine and its host name in bytes.
 
-    A host name that is a plain word, as `vm`, cannot be told from the word and is not looked for.
+    A host name that is a plain word, such as `vm`, is not looked for, because the word may stand for itself.
 
     Args:
-        folder: what is to go up; its own place is private as well.
+        folder: the folder to upload; its own path is private as well.
     """
 
     def __init__(self, folder: Path):
@@ -26,14 +26,14 @@ class PrivacyCheck:
         if token := get_token():
             self.patterns["an access token"].append(re.escape(token.encode()))
         for place in (folder.resolve(), folder.resolve().parent, Path.cwd(), Path.home()):
-            if len(place.parts) > 2:  # one below the root says nothing of anybody
+            if len(place.parts) > 2:  # one below the root names nobody
                 self.patterns["a path of this machine"].append(re.escape(str(place).encode()) + rb"(?![\w-])")
         host = socket.gethostname()
         if re.search(r"[\d._-]", host) and len(host) > 3 and host != "localhost":
             self.patterns["the name of this host"].append(rb"(?<![\w.-])" + re.escape(host.encode()) + rb"(?![\w-])")
 
     def __call__(self, data: bytes) -> Iterator[tuple[int, str, str]]:
-        """(line, what it is, the text itself, tokens shortened) of everything private in `data`."""
+        """Yield (line, kind, text) of everything private in `data`; tokens are cut off after 6 characters."""
         for what, patterns in self.patterns.items():
             for found in (match for pattern in patterns for match in re.finditer(pattern, data)):
                 text = found[0].decode(errors="replace")

@@ -1,4 +1,4 @@
-"""The upload of a model's folder to the Hub, as one commit."""
+"""Uploads a model's folder to the Hub, as one commit."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ def push_folder(
 
     Args:
         repo_id: `user/name`, or a name alone for the user's own; the repository is made if it is new.
-        private: of a new repository; the account's default if `None`.
+        private: visibility of a new repository; the account's default if `None`.
         revision: a branch to upload to, made if it is new. It will hold this model alone: what other models left there
             (weights, code, results, card) is deleted from the branch. On the main branch nothing is deleted.
         dry_run: make no request.
@@ -49,7 +49,7 @@ def push_folder(
 
 
 def check_name(repo_id: str) -> None:
-    """Raise a ValueError where no repository can be called so."""
+    """Raise a ValueError if a repository cannot have this name."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -57,7 +57,7 @@ def check_name(repo_id: str) -> None:
 
 
 def check_login() -> None:
-    """Raise an OSError where there is no token to push with."""
+    """Raise an OSError if there is no access token."""
     if get_token() is None:
         raise OSError(
             "You are not logged in to the Hub: run `hf auth login`, or set HF_TOKEN to a token that may write."

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ..data.audio_files import AudioFile
 from ..decoding import Hypothesis, TimedText
-from ..json_files import write_text
+from ..json_files import finite, write_text
 from .long_form import Transcript
 from .subtitles import format_srt, format_vtt, make_cues
 
@@ -94,7 +94,7 @@ def format_transcript(file: AudioFile, transcript: Transcript, format: Format) -
     if format == "text":
         return _text(best) + "\n"
     if format == "json":
-        return json.dumps(_as_json(file, transcript), ensure_ascii=False) + "\n"
+        return json.dumps(finite(_as_json(file, transcript)), ensure_ascii=False, allow_nan=False) + "\n"
     cues = make_cues(best.words or [])
     return format_srt(cues) if format == "srt" else format_vtt(cues)
 
