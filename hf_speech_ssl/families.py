@@ -1,7 +1,7 @@
 """The registry of the families of models.
 
-A new family is files in `modeling/` and an entry of `FAMILIES`, which registration, presets, cards, probing and the page
-read. Classes are imported when they are asked for.
+A new family is files in `modeling/` and an entry of `FAMILIES`, from which registration, presets, cards, probing and
+the page take all that they know of it. Classes are imported when they are asked for.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from hf_speech_ssl.evaluation import bootstrap as bootstrap_module
 from hf_speech_ssl.evaluation.report import _speaker_lines, aligned_lines, as_text, markdown_table
 from hf_speech_ssl.evaluation.scores import MIN_SPEAKERS, Scores, Transcript
 from hf_speech_ssl.options import DecodingOptions, LoadingOptions, ReadingOptions
+from hf_speech_ssl.run_folder import Evaluation
 
 # --- intervals
 
@@ -289,7 +290,7 @@ def test_chunk_ssl_is_measured_in_chunks_too(folders, capsys):
     expected = {"decoder": "greedy decoding", "normalize_text": True, "skipped": {"not audio": 1}, "seed": 0}
     assert expected.items() <= report["settings"].items()
     printed, progress = capsys.readouterr()
-    assert printed.strip() == as_text(report)  # what is written says all that is printed
+    assert printed.strip() == as_text(Evaluation(**report))  # what is written says all that is printed
     for text in ("| offline", "| 160 ms", "320 (240)", "Files left out: 1 not audio.", "## Speakers", "ref:"):
         assert text in printed
     assert "utterance/s" not in progress  # no bar outside a terminal
@@ -297,7 +298,7 @@ def test_chunk_ssl_is_measured_in_chunks_too(folders, capsys):
     for mode in report["modes"].values():  # rates that a trained model may have
         for name in ("wer", "cer", "wer_change", "substitutions", "deletions", "insertions"):
             mode[name] = {"value": 0.37766, "low": 0.33007, "high": 0.42955}
-    lines = as_text(report).splitlines()
+    lines = as_text(Evaluation(**report)).splitlines()
     assert max(map(len, lines[1 : lines.index("## Speakers")])) <= 80  # below the title, with its paths
 
 
@@ -336,9 +337,9 @@ def test_texts_are_compared_as_they_are_when_asked(folders, tmp_path):
         return evaluate(options, reading, LoadingOptions(device="cpu"), DecodingOptions())
 
     report = report_of()
-    assert "!" not in report["worst"][0]["reference"]
+    assert "!" not in report.worst[0]["reference"]
     report = report_of(normalize_text=False)
-    assert report["worst"][0]["reference"].endswith("!") and report["modes"]["offline"]["wer"]["value"] >= 1
+    assert report.worst[0]["reference"].endswith("!") and report.modes["offline"]["wer"]["value"] >= 1
 
 
 def test_a_lexicon_changes_what_is_read(folders, tmp_path):

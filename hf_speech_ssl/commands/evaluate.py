@@ -1,10 +1,11 @@
 """hf-speech-ssl evaluate: error rates of a CTC model on a data set, offline and in chunks."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
+from ..json_files import shareable
 from ..options import DecodingOptions, LoadingOptions, ReadingOptions, argument, flag
 from ..paths import check_file, check_model_folder, check_output_file
+from ..run_folder import Evaluation
 
 _FEW_RESAMPLES = 100  # with fewer, 2.5 % of them is a matter of two or three
 
@@ -33,12 +34,11 @@ class EvaluateOptions:
 
 def evaluate(
     options: EvaluateOptions, reading: ReadingOptions, loading: LoadingOptions, decoding: DecodingOptions
-) -> dict[str, Any]:
+) -> Evaluation:
     """Transcribe a split, print error rates, speakers and the worst utterances, and write them as JSON.
 
     Returns:
-        The report: "model", "dataset", "split", and what [`CorpusEvaluator.report`] returns, its "settings" with the
-        options. Rates are fractions.
+        The report; its settings hold the options.
 
     Raises:
         OSError, ValueError: no such model, data set, split, column or file, or one that cannot be used.
@@ -50,7 +50,6 @@ def evaluate(
     from ..data.reading import UtteranceReader
     from ..decoding import make_decoder
     from ..evaluation.report import as_text
-    from ..json_files import shareable, write_json
     from ..recognition.evaluation import CorpusEvaluator
     from ..recognition.recognizer import Recognizer
 
@@ -59,18 +58,14 @@ def evaluate(
     speakers = options.speaker_column_name
     evaluator = CorpusEvaluator(recognizer, decoder, options.chunk_durations_ms, speakers, options.normalize_text)
     reader = UtteranceReader(reading, options.text_column_name, optional_columns=[speakers])
-    report: dict[str, Any] = {
-        "model": options.model_name_or_path,
-        "dataset": reading.dataset_name,
-        "split": reading.split_name,
-        **evaluator.report(reader, options.num_worst, options.num_resamples),
-    }
+    figures = evaluator.report(reader, options.num_worst, options.num_resamples)
     asked = asdict(reading) | asdict(decoding)
     asked |= {name: getattr(options, name) for name in ("text_column_name", "speaker_column_name")}
     asked["revision"] = loading.revision
-    report["settings"] |= {name: value for name, value in asked.items() if name not in ("dataset_name", "split_name")}
-    report = shareable(report)
-    print(as_text(report))
+    figures["settings"] |= {name: value for name, value in asked.items() if name not in ("dataset_name", "split_name")}
+    names = {"model": options.model_name_or_path, "dataset": reading.dataset_name, "split": reading.split_name}
+    evaluation = Evaluation(**shareable(names | figures))
+    print(as_text(evaluation))
     if options.output_file is not None:
-        write_json(options.output_file, report)
-    return report
+        evaluation.write(options.output_file)
+    return evaluation

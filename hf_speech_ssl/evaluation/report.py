@@ -2,7 +2,7 @@
 
 import textwrap
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..run_folder import ERROR_KINDS, Evaluation
@@ -26,18 +26,19 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers_f
     return lines
 
 
-def as_text(report: dict[str, Any]) -> str:
-    """Format the report of `hf-speech-ssl evaluate` as Markdown."""
-    modes, settings = report["modes"], report["settings"]
+def as_text(evaluation: Evaluation) -> str:
+    """Format a report of `hf-speech-ssl evaluate` as Markdown."""
+    modes, settings = evaluation.modes, evaluation.settings
     first = next(iter(modes.values()))
-    lines = [f"# {report['model']} on {report['dataset']} ({report['split']})", "", *_data_lines(first, settings), ""]
+    title = f"# {evaluation.model} on {evaluation.dataset} ({evaluation.split})"
+    lines = [title, "", *_data_lines(first, settings), ""]
     for table in _mode_tables(modes):
         lines += [*table, ""]
     lines += _notes(modes, settings)
-    if report["speakers"]:
-        lines += ["", "## Speakers", "", *_speaker_lines(report["speakers"])]
-    if report["worst"]:
-        lines += ["", f"## Most errors ({next(iter(modes))})", "", *_worst_lines(report["worst"])]
+    if evaluation.speakers:
+        lines += ["", "## Speakers", "", *_speaker_lines(evaluation.speakers)]
+    if evaluation.worst:
+        lines += ["", f"## Most errors ({next(iter(modes))})", "", *_worst_lines(evaluation.worst)]
     return "\n".join(lines).rstrip()
 
 
@@ -64,7 +65,7 @@ def aligned_lines(alignment: Sequence[tuple[str | None, str | None]], width: int
     return [line.rstrip() for block in lines for line in block if line.strip()]
 
 
-def _data_lines(first: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+def _data_lines(first: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     decoder = settings["decoder"]
     if settings["lm_path"] or settings["lexicon_path"]:
         parts = {"language model": settings["lm_path"], "lexicon": settings["lexicon_path"]}
@@ -83,7 +84,7 @@ def _data_lines(first: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     return [part for line in lines for part in _wrapped(line)]
 
 
-def _mode_tables(modes: dict[str, Any]) -> list[list[str]]:
+def _mode_tables(modes: Mapping[str, Any]) -> list[list[str]]:
     """Tables of the rates, of the kinds of errors and of the cost of chunks; three, so that lines stay short."""
     tables = [_rates(modes)]
     rows = [[name, *(_percent(mode[kind]) for kind in ERROR_KINDS)] for name, mode in modes.items()]
@@ -94,7 +95,7 @@ def _mode_tables(modes: dict[str, Any]) -> list[list[str]]:
     return tables
 
 
-def _rates(modes: dict[str, Any]) -> list[str]:
+def _rates(modes: Mapping[str, Any]) -> list[str]:
     """Error rates, latency and computation of each mode."""
     compared = len(modes) > 1
     rows = []
@@ -107,7 +108,7 @@ def _rates(modes: dict[str, Any]) -> list[str]:
     return markdown_table(["mode", "WER %", "CER %", *(["latency ms"] if compared else []), "RTF"], rows)
 
 
-def _notes(modes: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+def _notes(modes: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     if next(iter(modes.values()))["wer"]["low"] is None:
         notes = ["No intervals: they need two utterances and a number of resamples."]
     else:
@@ -129,7 +130,7 @@ def _notes(modes: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     return [line for note in notes for line in _wrapped(note)]
 
 
-def _speaker_lines(speakers: list[dict[str, Any]]) -> list[str]:
+def _speaker_lines(speakers: Sequence[Mapping[str, Any]]) -> list[str]:
     """The speakers with the highest error rates; those without errors are only counted."""
     shown = [one for one in speakers if one["wer"]][:_SPEAKERS_SHOWN]
     if not shown:
@@ -154,7 +155,7 @@ def _speaker_lines(speakers: list[dict[str, Any]]) -> list[str]:
     return [*markdown_table(head, rows), "", *_wrapped(" ".join(notes))]
 
 
-def _worst_lines(worst: list[dict[str, Any]]) -> list[str]:
+def _worst_lines(worst: Sequence[Mapping[str, Any]]) -> list[str]:
     lines: list[str] = []
     for place, one in enumerate(worst, start=1):
         speaker = f", speaker {one['speaker']}" if one["speaker"] is not None else ""
@@ -170,7 +171,7 @@ def _worst_lines(worst: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _percent(estimate: dict[str, float | None], sign: str = "") -> str:
+def _percent(estimate: Mapping[str, float | None], sign: str = "") -> str:
     def number(share: float) -> str:
         return f"{100 * share + 0.0:{sign}.2f}"
 
