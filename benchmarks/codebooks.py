@@ -108,7 +108,7 @@ def label_with_random_projection(corpus: Corpus) -> list[np.ndarray]:
 
     quantizer = RandomProjectionQuantizer(320, codebook_size=8192, codebook_dim=16)
     stacked = [one[0, : one.shape[1] // 4 * 4].reshape(-1, 320) for one in corpus.test_features]
-    return [quantizer(frames)[:, 0].numpy() for frames in stacked]
+    return [quantizer.labels(frames)[:, 0].numpy() for frames in stacked]
 
 
 def assess(corpus: Corpus, labels: list[np.ndarray]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 
 from .configuration_conformer import SAMPLING_RATE, ConformerConfig
-from .quantization import check_levels
+from .finite_scalars import check_levels
 
 # Published sizes (Tang and Tseng, arXiv 2509.15579, section 4.1) and one for a laptop. The paper counts 79 M and 337 M
 # parameters; here, where positions have none, the encoders have 73 M and 326 M.

@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 
 from .configuration_conformer import SpeechSSLConfig
-from .quantization import check_levels
+from .finite_scalars import check_levels
 
 # The tokenizer of chunkssl-base and -large (Tang and Tseng, arXiv 2509.15579), and that of chunkssl-tiny.
 _PRESETS: dict[str, dict[str, Any]] = {

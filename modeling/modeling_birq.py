@@ -5,25 +5,30 @@ D hidden size, n masked frames, C codebooks, N entries.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_birq import BiRQConfig
-from .masking import draw_span_mask
+from .label_statistics import label_statistics
+from .masking import FixedDraws, draw_span_mask
 from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
 from .modeling_ctc import ConformerForCTC
+from .modeling_pretraining import MaskedPredictionModel
 from .modeling_speech_ssl import normalize_over_frames
-from .quantization import RandomProjectionQuantizer, label_statistics
+from .quantization import FrameLabels, RandomProjectionQuantizer
 
 _ONLY_FOR_PRETRAINING = [r"^quantizer\.", r"^prediction_head\."]
+_ROWS_PER_BLOCK = 512  # of scores against a whole codebook, held at once
 
 
 @dataclass
 class BiRQForPreTrainingOutput(ModelOutput):
-    """Loss and diagnostics of a pretraining step; all are 0-dim but the logits.
+    """Loss and diagnostics of a pretraining step; all are 0-dim but the last three.
 
     Args:
         loss: w1 * enhanced_loss + w2 * anchor_loss, mean over the masked frames.
@@ -35,7 +40,9 @@ class BiRQForPreTrainingOutput(ModelOutput):
         codebook_perplexity: exponential of the entropy of the anchor labels' frequencies.
         enhanced_perplexity: the same of the enhanced labels' mean distribution.
         enhanced_confidence: mean of the largest weight in an enhanced label.
-        logits: (n, C, N) at the masked frames, in the order of `mask_time_indices`.
+        logits: (n, C, N) at the masked frames, in the order of `mask_time_indices`; (B * T, C, N) at all frames where
+            the model is compiled or exported in evaluation mode.
+        hidden_states, attentions: of the masked pass, as the encoder returns them.
     """
 
     loss: torch.Tensor | None = None
@@ -48,6 +55,8 @@ class BiRQForPreTrainingOutput(ModelOutput):
     enhanced_perplexity: torch.Tensor | None = None
     enhanced_confidence: torch.Tensor | None = None
     logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class BiRQPreTrainedModel(ConformerPreTrainedModel):
@@ -75,7 +84,7 @@ class BiRQForCTC(BiRQPreTrainedModel, ConformerForCTC):
     _keys_to_ignore_on_load_unexpected = _ONLY_FOR_PRETRAINING
 
 
-class BiRQForPreTraining(BiRQPreTrainedModel):
+class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
     """BiRQ pretraining; with `enhanced_loss_weight = 0` exactly BEST-RQ (Chiu et al., arXiv 2202.01855).
 
     The anchor label of a frame is the codebook entry nearest to a random projection of its unmasked features. The
@@ -113,99 +122,149 @@ class BiRQForPreTraining(BiRQPreTrainedModel):
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         mask_time_indices: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> BiRQForPreTrainingOutput:
         """One pretraining step's loss and diagnostics.
+
+        In training, masks and noise are drawn anew at every call; in evaluation they are a function of the utterance.
 
         Args:
             input_features: (B, F, num_mel_bins), normalized log-mel frames of 10 ms.
             attention_mask: (B, F), non-zero where a frame is real; real frames come first. All are, if absent.
-            mask_time_indices: (B, T) bool, the encoder frames to hide; drawn here if absent. Padding is never hidden.
+            mask_time_indices: (B, T) bool, the encoder frames to mask; drawn here if absent. Padding is never masked.
+            output_hidden_states, output_attentions: whether to return those of the masked pass.
 
         Raises:
             ValueError: a tensor has another shape than these.
         """
         stacked, frame_mask = self.encoder.stack_frames(input_features, attention_mask)
-        hidden = self.choose_hidden_frames(stacked, frame_mask, mask_time_indices)
-        anchors = self.quantizer(stacked[hidden])  # (n, C)
-        encoded, label_states = self.encode(stacked, self.replace_by_noise(stacked, hidden), frame_mask)
-        logits = self.prediction_head(encoded[hidden]).view(*anchors.shape, self.config.codebook_size)  # (n, C, N)
+        draws, real = self.fixed_draws(stacked), self.real_frames(stacked, frame_mask)
+        if mask_time_indices is None:
+            masked = draw_span_mask(real, self.config.mask_start_prob, self.config.mask_length, draws)
+        else:
+            masked = self.check_mask(mask_time_indices, real)
+        self.teach(self.quantizer, stacked, real)
+        rows = self.predicted_rows(masked)  # (n,), the masked frames among the B * T
+        weights = masked.flatten()[rows].float()  # 1, but for what a graph of static shapes predicts in vain
+        anchors = self.quantizer.labels(stacked.flatten(0, 1)[rows])  # (n, C)
+        wants = self.wants(output_hidden_states, output_attentions)
+        masked_input = self.replace_by_noise(stacked, masked, draws)
+        masked_pass, label_states = self.encode(stacked, masked_input, frame_mask, wants)
+        assert masked_pass.last_hidden_state is not None
+        encoded = masked_pass.last_hidden_state.flatten(0, 1)[rows]
+        logits = self.prediction_head(encoded).view(*anchors.shape, self.config.codebook_size)  # (n, C, N)
 
         log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
-        count = hidden.sum()
+        count = masked.sum()
         terms = count.clamp_min(1) * self.config.num_codebooks
-        anchor_loss = -log_probs.gather(-1, anchors[..., None]).sum() / terms
+        hits = (logits.argmax(-1) == anchors) * weights[:, None]
+        anchor_loss = -(log_probs.gather(-1, anchors[..., None]) * weights[:, None, None]).sum() / terms
         loss = self.config.anchor_loss_weight * anchor_loss
-        diagnostics = label_statistics(anchors, self.config.codebook_size)
+        diagnostics = label_statistics(anchors, self.config.codebook_size, weights)
         if label_states is not None:
-            labels = self.enhanced_labels(normalize_over_frames(label_states, frame_mask)[hidden])
-            enhanced_loss = -(labels * log_probs).sum() / terms
+            states = normalize_over_frames(label_states, frame_mask).flatten(0, 1)[rows]
+            uniform = None if draws is None else draws.uniform_rows(rows, logits.shape)
+            labels = self.enhanced_labels(states, uniform)
+            enhanced_loss = -((labels * log_probs).sum(-1) * weights[:, None]).sum() / terms
             loss = loss + self.config.enhanced_loss_weight * enhanced_loss
-            diagnostics |= {"enhanced_loss": enhanced_loss.detach(), **describe_soft_labels(labels.detach(), count)}
+            diagnostics |= {"enhanced_loss": enhanced_loss.detach(), **describe_soft_labels(labels.detach(), weights)}
         return BiRQForPreTrainingOutput(
             loss=loss,
             num_masked_frames=count,
             anchor_loss=anchor_loss.detach(),
-            accuracy=(logits.argmax(-1) == anchors).sum() / terms,
+            accuracy=hits.sum() / terms,
             logits=logits,
+            hidden_states=masked_pass.hidden_states,
+            attentions=masked_pass.attentions,
             **diagnostics,
         )
 
-    def choose_hidden_frames(
-        self, stacked: torch.Tensor, frame_mask: torch.Tensor | None, mask_time_indices: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Which real frames are hidden, (B, T) bool: those asked for, or a fresh draw."""
-        real = torch.ones_like(stacked[..., 0], dtype=torch.bool) if frame_mask is None else frame_mask
-        if mask_time_indices is None:
-            return draw_span_mask(real, self.config.mask_start_prob, self.config.mask_length)
-        if mask_time_indices.shape != real.shape:
-            raise ValueError(
-                f"mask_time_indices must have one entry per encoder frame, {tuple(real.shape)}, got "
-                f"{tuple(mask_time_indices.shape)}. An encoder frame is {self.config.frame_stacking} feature frames."
-            )
-        return mask_time_indices.bool() & real
+    @torch.no_grad()
+    def make_labels(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        seeded_only: bool = False,
+    ) -> tuple[dict[str, FrameLabels], torch.Tensor]:
+        """Anchor labels and, unless this is BEST-RQ, the likeliest enhanced labels, of every frame of a batch."""
+        stacked, frame_mask = self.encoder.stack_frames(input_features, attention_mask)
+        made = {} if seeded_only and self.quantizer.learns else {"anchor": self.anchor_labels(stacked)}
+        if self.config.enhanced_loss_weight and not seeded_only:
+            projected = self.encoder.project(stacked)
+            states = self.encoder.run_layers(projected, frame_mask, stop=self.config.enhanced_label_layer)
+            made["enhanced"] = self.hard_enhanced_labels(states, frame_mask)
+        return made, self.real_frames(stacked, frame_mask)
 
-    def replace_by_noise(self, stacked: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """The masked input: noise from N(0, mask_noise_std^2) in the hidden frames."""
-        noise = torch.randn_like(stacked) * self.config.mask_noise_std
-        return torch.where(hidden[..., None], noise, stacked)
+    @torch.no_grad()
+    def anchor_labels(self, stacked: torch.Tensor) -> FrameLabels:
+        """Anchor labels of every frame: (B, T, stacked_size) -> ids (B, T, C)."""
+        ids = self.quantizer.labels(stacked.flatten(0, 1)).unflatten(0, stacked.shape[:2])
+        return FrameLabels(ids, [self.config.codebook_size] * self.config.num_codebooks)
+
+    @torch.no_grad()
+    def hard_enhanced_labels(self, label_states: torch.Tensor, frame_mask: torch.Tensor | None) -> FrameLabels:
+        """The likeliest enhanced label of every frame, without noise: a block's output (B, T, D) -> ids (B, T, C)."""
+        states = normalize_over_frames(label_states, frame_mask).flatten(0, 1).split(_ROWS_PER_BLOCK)
+        ids = torch.cat([self.quantizer.soft_scores(rows).argmax(-1) for rows in states])
+        shape, sizes = label_states.shape[:2], [self.config.codebook_size] * self.config.num_codebooks
+        return FrameLabels(ids.unflatten(0, shape), sizes)
+
+    def sample_mask(self, frame_mask: torch.Tensor, generator: torch.Generator | None = None) -> dict[str, Any]:
+        """Spans of `mask_length` frames, as the argument `mask_time_indices` of `forward`."""
+        config = self.config
+        masked = draw_span_mask(frame_mask, config.mask_start_prob, config.mask_length, generator)
+        return {"mask_time_indices": masked}
+
+    def replace_by_noise(
+        self, stacked: torch.Tensor, masked: torch.Tensor, draws: FixedDraws | None = None
+    ) -> torch.Tensor:
+        """The masked input: noise from N(0, mask_noise_std^2) in the masked frames."""
+        noise = torch.randn_like(stacked) if draws is None else draws.normal(stacked.shape).to(stacked.dtype)
+        return torch.where(masked[..., None], noise * self.config.mask_noise_std, stacked)
 
     def encode(
-        self, clean: torch.Tensor, masked: torch.Tensor, frame_mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        self, clean: torch.Tensor, masked: torch.Tensor, frame_mask: torch.Tensor | None, wants: dict[str, bool]
+    ) -> tuple[BaseModelOutput, torch.Tensor | None]:
         """Encoder output of the masked input and block k's output for the clean one (`None` in BEST-RQ mode)."""
         encoder, k = self.encoder, self.config.enhanced_label_layer
-        if self.config.enhanced_loss_weight == 0:
-            return encoder.run_layers(encoder.project(masked), frame_mask), None
-        if self.config.detach_enhanced_labels:
+        apart = self.config.detach_enhanced_labels or any(wants.values())
+        if self.config.enhanced_loss_weight == 0 or apart:
             # The masked pass comes first: autocast keeps its casts of the weights, and those must carry gradients.
-            encoded = encoder.run_layers(encoder.project(masked), frame_mask)
-            with torch.no_grad():
-                return encoded, encoder.run_layers(encoder.project(clean), frame_mask, stop=k)
+            masked_pass = self.masked_pass(encoder.project(masked), frame_mask, **wants)
+            if self.config.enhanced_loss_weight == 0:
+                return masked_pass, None
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.detach_enhanced_labels):
+                return masked_pass, encoder.run_layers(encoder.project(clean), frame_mask, stop=k)
         both_masks = None if frame_mask is None else frame_mask.repeat(2, 1)
         both = encoder.run_layers(encoder.project(torch.cat([masked, clean])), both_masks, stop=k)
         hidden_states, label_states = both.chunk(2)
-        return encoder.run_layers(hidden_states, frame_mask, start=k), label_states
+        encoded = encoder.run_layers(hidden_states, frame_mask, start=k)
+        return BaseModelOutput(last_hidden_state=encoded), label_states
 
-    def enhanced_labels(self, label_states: torch.Tensor) -> torch.Tensor:
+    def enhanced_labels(self, label_states: torch.Tensor, uniform: torch.Tensor | None = None) -> torch.Tensor:
         """Soft labels y^(k) (Eq. 4): (n, D) -> (n, C, N), each a distribution over the entries.
+
+        The noise comes from `uniform` numbers in [0, 1), (n, C, N), or is drawn by torch's generator.
 
         The paper prints the Gumbel noise with a minus sign and cites Jang et al. (2017) for it; this is their form,
         softmax((-distance^2 + noise) / tau).
         """
         scores = self.quantizer.soft_scores(label_states)
         # Gumbel noise is -log(-log(u)); drawing -log(u) as exponential_() takes the CPU several times as long.
-        noise = torch.rand_like(scores).log_().neg_().log_().neg_()
+        noise = (torch.rand_like(scores) if uniform is None else uniform).log_().neg_().log_().neg_()
         return F.softmax((scores + noise) / self.config.gumbel_temperature, dim=-1)
 
 
-def describe_soft_labels(labels: torch.Tensor, count: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Diagnostics of the enhanced labels (n, C, N): how many entries they share out over, and how decided they are."""
-    terms = count.clamp_min(1)
-    mean = labels.sum(0) / terms
+def describe_soft_labels(labels: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Diagnostics of the enhanced labels (n, C, N) of the frames that `weights` (n,) counts with 1: how many entries
+    they share out over, and how decided they are."""
+    terms = weights.sum().clamp_min(1)
+    mean = torch.einsum("n,ncd->cd", weights, labels) / terms
     entropy = -torch.xlogy(mean, mean).sum(-1)
     return {
         "enhanced_perplexity": entropy.exp().mean(),
-        "enhanced_confidence": labels.amax(-1).sum() / (terms * labels.shape[1]),
+        "enhanced_confidence": (labels.amax(-1).mean(-1) * weights).sum() / terms,
     }
 
 

@@ -16,6 +16,7 @@ from transformers.utils.generic import merge_with_config_defaults
 
 from .cache import ConformerCache
 from .configuration_chunkssl import ChunkSSLConfig
+from .label_statistics import distinct_counts, perplexity
 from .layouts import ChunkLayout, StreamingLayout
 from .masking import draw_chunk_mask
 from .modeling_conformer import (
@@ -25,14 +26,15 @@ from .modeling_conformer import (
 )
 from .modeling_ctc import ConformerForCTC, ConformerForCTCOutput
 from .modeling_fsq import FSQModel, FSQTokenizer
-from .quantization import FrozenModule, RandomProjectionQuantizer
+from .modeling_pretraining import MaskedPredictionModel
+from .quantization import FrameLabels, FrozenModule, RandomProjectionQuantizer
 
 _ONLY_FOR_PRETRAINING = [r"^quantizer\.", r"^tokenizer\.", r"^prediction_head\.", r"^mask_vector$"]
 
 
 @dataclass
 class ChunkSSLForPreTrainingOutput(ModelOutput):
-    """Loss and diagnostics of a pretraining step; all are 0-dim but the logits.
+    """Loss and diagnostics of a pretraining step; all are 0-dim but the last three.
 
     Args:
         loss: sum over the label channels of the cross-entropies, mean over the masked frames.
@@ -42,7 +44,10 @@ class ChunkSSLForPreTrainingOutput(ModelOutput):
         distinct_labels: share of the masked frames' labels that are different from each other.
         codebook_perplexity: exponential of the entropy of the labels' frequencies in the batch.
         chunk_duration_ms: duration of this step's chunks.
-        logits: (n, sum of the channels' sizes) at the masked frames.
+        logits: (n, sum of the channels' sizes) at the masked frames; at all copied frames where the model is compiled
+            or exported in evaluation mode.
+        hidden_states: (B, T, D) each, of the masked pass: the first chunk, and the partly masked copies of the others.
+        attentions: of the masked pass, over the whole layout, with eager attention only.
     """
 
     loss: torch.Tensor | None = None
@@ -53,6 +58,8 @@ class ChunkSSLForPreTrainingOutput(ModelOutput):
     codebook_perplexity: torch.Tensor | None = None
     chunk_duration_ms: torch.Tensor | None = None
     logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class ChunkSSLPreTrainedModel(ConformerPreTrainedModel):
@@ -211,8 +218,8 @@ class ChunkSSLForCTC(ChunkSSLPreTrainedModel, ConformerForCTC):
         return self.config.chunk_frames(draw(self.config.streaming_durations_ms))
 
 
-class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel):
-    """Chunk SSL pretraining (section 3): half of every extended chunk is hidden, and its labels are predicted from the
+class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
+    """Chunk SSL pretraining (section 3): half of every extended chunk is masked, and its labels are predicted from the
     rest of that chunk and from all chunks before, which are clean.
 
     The labels are the finite scalar quantization of the unmasked features by a tokenizer that was trained before and
@@ -220,11 +227,12 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel):
     what). Every step draws its chunk duration.
     """
 
+    encoder: ChunkSSLModel
     # What the config of a tokenizer and of the model around it must share.
     tokenizer_fields = ("num_mel_bins", "frame_stacking", "fsq_levels", "fsq_hidden_size", "fsq_num_hidden_layers")
-    _keep_in_fp32_modules_strict = ["quantizer", "tokenizer"]
 
     def __init__(self, config: ChunkSSLConfig):
+        self._keep_in_fp32_modules_strict = ["tokenizer" if config.label_kind == "fsq" else "quantizer"]
         super().__init__(config)
         self.encoder = ChunkSSLModel(config)
         self.mask_vector = nn.Parameter(torch.empty(config.hidden_size))
@@ -265,90 +273,135 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         mask_time_indices: torch.Tensor | None = None,
         chunk_size: int | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> ChunkSSLForPreTrainingOutput:
         """One pretraining step's loss and diagnostics.
+
+        In training, chunks and masks are drawn anew at every call. In evaluation masks are a function of the
+        utterance, and the chunk size is one of the number of frames.
 
         Args:
             input_features: (B, F, num_mel_bins), normalized log-mel frames of 10 ms.
             attention_mask: (B, F), non-zero where a frame is real; real frames come first. All are, if absent.
-            mask_time_indices: (B, T) bool, the encoder frames whose copies to hide; drawn here if absent. The first
-                chunk has no copy and padding is never hidden.
+            mask_time_indices: (B, T) bool, the encoder frames whose copies to mask; drawn here if absent. The first
+                chunk has no copy and padding is never masked.
             chunk_size: encoder frames per chunk; drawn from `chunk_durations_ms` if absent.
+            output_hidden_states, output_attentions: whether to return those of the masked pass.
 
         Raises:
             ValueError: a tensor has another shape than these.
         """
         stacked, frame_mask = self.encoder.stack_frames(input_features, attention_mask)
-        frame_mask = all_real(stacked) if frame_mask is None else frame_mask
+        frame_mask = self.real_frames(stacked, frame_mask)
         if chunk_size is None:
-            chunk_size = self.draw_chunk_size(stacked.shape[1])
-        hidden = self.choose_hidden_frames(frame_mask, chunk_size, mask_time_indices)
-        labels = self.label(stacked, frame_mask)[hidden]  # (n, R)
-
-        layout = self.encoder.chunk_layout(stacked, frame_mask, chunk_size, lookahead=True, keep_last=False)
-        copied = hidden[:, chunk_size:]  # empty where one chunk holds every utterance
-        room = layout.extended_length - copied.shape[1]
-        copied = F.pad(copied, (layout.base_length, room))  # (B, L)
-        frames = layout.append_copies(self.encoder.project(stacked))
-        frames = torch.where(copied[..., None], self.mask_vector.to(frames.dtype), frames)
-        encoded = self.encoder.run_layers(frames, None, layout=layout)
-        logits = self.prediction_head(encoded[copied])
-        return self.predict(logits, labels, torch.tensor(1000.0 * chunk_size / self.config.frame_rate))
-
-    def draw_chunk_size(self, num_frames: int) -> int:
-        """Chunk size of a pretraining step on utterances of up to `num_frames` frames.
-
-        The paper's utterances last 5 s and more, and every duration cuts them. A batch of shorter ones draws among the
-        durations that cut its longest, so that there is something to predict; where none does, there is not.
-        """
-        sizes = [self.config.chunk_frames(duration) for duration in self.config.chunk_durations_ms]
-        return draw([size for size in sizes if size < num_frames] or sizes)
-
-    def choose_hidden_frames(
-        self, frame_mask: torch.Tensor, chunk_size: int, mask_time_indices: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Which frames' copies are hidden, (B, T) bool: those asked for, or a fresh draw."""
+            chunk_size = self.choose_chunk_size(stacked.shape[1])
         if mask_time_indices is None:
-            return draw_chunk_mask(frame_mask, chunk_size)
-        if mask_time_indices.shape != frame_mask.shape:
-            raise ValueError(
-                f"mask_time_indices must have one entry per encoder frame, {tuple(frame_mask.shape)}, got "
-                f"{tuple(mask_time_indices.shape)}. An encoder frame is {self.config.frame_stacking} feature frames."
-            )
-        hidden = mask_time_indices.bool() & frame_mask
-        hidden[:, :chunk_size] = False
-        return hidden
+            masked = draw_chunk_mask(frame_mask, chunk_size, self.fixed_draws(stacked))
+        else:
+            masked = self.check_mask(mask_time_indices, frame_mask)
+        if self.config.label_kind == "random_projection":
+            self.teach(self.quantizer, stacked, frame_mask)
+
+        copied = masked[:, chunk_size:]  # empty where one chunk holds every utterance
+        rows = self.predicted_rows(copied)  # (n,)
+        labels = self.label(stacked, frame_mask)[:, chunk_size:].flatten(0, 1)[rows]  # (n, R)
+        # One chunk without end, where a single one holds every utterance.
+        size = min(chunk_size, stacked.shape[1])
+        layout = self.encoder.chunk_layout(stacked, frame_mask, size, lookahead=True, keep_last=False)
+        frames = layout.append_copies(self.encoder.project(stacked))
+        room = layout.extended_length - copied.shape[1]
+        replaced = F.pad(copied, (layout.base_length, room))  # (B, L)
+        frames = torch.where(replaced[..., None], self.mask_vector.to(frames.dtype), frames)
+        wants = self.wants(output_hidden_states, output_attentions)
+        masked_pass = self.masked_pass(frames, None, layout, **wants)
+        encoded = layout.extended_frames(masked_pass.last_hidden_state).flatten(0, 1)[rows]
+        predictions = self.predict(self.prediction_head(encoded), labels, copied.flatten()[rows].float())
+        states = masked_pass.hidden_states
+        return ChunkSSLForPreTrainingOutput(
+            **predictions,
+            chunk_duration_ms=torch.tensor(1000.0 * chunk_size / self.config.frame_rate),
+            hidden_states=states and tuple(h if h is None else self.utterance_frames(h, layout) for h in states),
+            attentions=masked_pass.attentions,
+        )
+
+    def utterance_frames(self, hidden_states: torch.Tensor, layout: ChunkLayout) -> torch.Tensor:
+        """Every frame once, (B, L, D) -> (B, T, D): the first chunk itself, and the copies of all others."""
+        if not layout.extended_length:
+            return hidden_states
+        first = hidden_states[:, : layout.chunk_size]
+        return torch.cat([first, layout.extended_frames(hidden_states)], dim=1)
+
+    def choose_chunk_size(self, num_frames: int) -> int:
+        """Chunk size of a step on utterances of up to `num_frames` frames: a draw in training.
+
+        Only durations shorter than the longest utterance are drawn, because an utterance that fits into one chunk has
+        nothing to predict. If no duration is short enough, the step masks nothing.
+        """
+        sizes = self.chunk_sizes(num_frames)
+        return draw(sizes) if self.training else sizes[num_frames % len(sizes)]
+
+    def chunk_sizes(self, num_frames: int) -> list[int]:
+        """The chunk sizes, in encoder frames, that a step on utterances of up to `num_frames` frames draws from."""
+        sizes = [self.config.chunk_frames(duration) for duration in self.config.chunk_durations_ms]
+        return [size for size in sizes if size < num_frames] or sizes
+
+    def sample_mask(self, frame_mask: torch.Tensor, generator: torch.Generator | None = None) -> dict[str, Any]:
+        """Chunks and masks of a training step, as the arguments `mask_time_indices` and `chunk_size` of `forward`."""
+        chunk_size = draw(self.chunk_sizes(frame_mask.shape[1]), generator)
+        masked = draw_chunk_mask(frame_mask, chunk_size, generator)
+        return {"mask_time_indices": masked, "chunk_size": chunk_size}
+
+    @torch.no_grad()
+    def make_labels(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        seeded_only: bool = False,
+    ) -> tuple[dict[str, FrameLabels], torch.Tensor]:
+        """The labels of every frame of a batch; those of a tokenizer as its channels."""
+        stacked, frame_mask = self.encoder.stack_frames(input_features, attention_mask)
+        frame_mask = self.real_frames(stacked, frame_mask)
+        if seeded_only and (self.config.label_kind == "fsq" or self.quantizer.learns):
+            return {}, frame_mask
+        if self.config.label_kind == "fsq":
+            labels = FrameLabels(self.tokenizer(stacked, frame_mask), list(self.config.fsq_levels), are_channels=True)
+        else:
+            labels = FrameLabels(self.label(stacked, frame_mask), self.config.label_sizes)
+        return {self.config.label_kind: labels}, frame_mask
 
     def label(self, stacked: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
         """Labels of the unmasked frames: (B, T, stacked_size) -> (B, T, R) int64, below `label_sizes`."""
         if self.config.label_kind == "random_projection":
-            return self.quantizer(stacked.flatten(0, 1)).unflatten(0, stacked.shape[:2])
+            return self.quantizer.labels(stacked.flatten(0, 1)).unflatten(0, stacked.shape[:2])
         digits = self.tokenizer(stacked, frame_mask)
         if self.config.loss_kind == "full":
             return self.tokenizer.module.quantizer.indices_from_digits(digits)[..., None]
         return digits
 
-    def predict(
-        self, logits: torch.Tensor, labels: torch.Tensor, chunk_duration_ms: torch.Tensor
-    ) -> ChunkSSLForPreTrainingOutput:
-        """Group masked prediction loss (section 3.3): (n, sum of sizes), (n, R) -> one small softmax per channel."""
-        count = torch.tensor(len(labels), device=logits.device)
+    def predict(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Group masked prediction loss (section 3.3) and diagnostics, one small softmax per channel.
+
+        Args:
+            logits: (n, sum of the channels' sizes).
+            labels: (n, R) int64.
+            weights: (n,), 1 where a frame counts and 0 where it does not.
+        """
+        count = weights.sum()
         terms = count.clamp_min(1)
         channels = list(zip(logits.split(self.config.label_sizes, dim=-1), labels.unbind(-1), strict=True))
-        loss = sum(F.cross_entropy(channel.float(), label, reduction="sum") for channel, label in channels) / terms
+        losses = [F.cross_entropy(channel.float(), label, reduction="none") @ weights for channel, label in channels]
         hits = torch.stack([channel.argmax(-1) == label for channel, label in channels], dim=-1)
-        _, occurrences = labels.unique(dim=0, return_counts=True)
-        shares = occurrences / terms
-        return ChunkSSLForPreTrainingOutput(
-            loss=loss,
-            num_masked_frames=count,
-            accuracy=hits.sum() / (terms * hits.shape[1]),
-            frame_accuracy=hits.all(-1).sum() / terms,
-            distinct_labels=len(occurrences) / terms,
-            codebook_perplexity=torch.exp(-torch.xlogy(shares, shares).sum()),
-            chunk_duration_ms=chunk_duration_ms,
-            logits=logits,
-        )
+        occurrences = distinct_counts(labels, weights)
+        return {
+            "loss": torch.stack(losses).sum() / terms,
+            "num_masked_frames": count.long(),
+            "accuracy": (hits * weights[:, None]).sum() / (terms * hits.shape[1]),
+            "frame_accuracy": (hits.all(-1) * weights).sum() / terms,
+            "distinct_labels": (occurrences > 0).sum() / terms,
+            "codebook_perplexity": perplexity(occurrences),
+            "logits": logits,
+        }
 
 
 def all_real(frames: torch.Tensor) -> torch.Tensor:
@@ -356,9 +409,10 @@ def all_real(frames: torch.Tensor) -> torch.Tensor:
     return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
 
 
-def draw(choices: list[int]) -> int:
-    """One of `choices`, by torch's default generator on the CPU."""
-    return choices[int(torch.randint(len(choices), ()))]
+def draw(choices: list[int], generator: torch.Generator | None = None) -> int:
+    """One of `choices`, by torch's default generator on the CPU if no other is given."""
+    device = "cpu" if generator is None else generator.device
+    return choices[int(torch.randint(len(choices), (), generator=generator, device=device))]
 
 
 ChunkSSLModel.register_for_auto_class("AutoModel")

@@ -20,8 +20,9 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_conformer import SpeechSSLConfig
 from .configuration_fsq import FSQConfig
+from .finite_scalars import FiniteScalarQuantizer, level_statistics
 from .modeling_speech_ssl import SpeechSSLPreTrainedModel, normalize_over_frames
-from .quantization import FiniteScalarQuantizer, level_statistics
+from .quantization import FrameLabels
 
 
 @dataclass
@@ -172,6 +173,16 @@ class FSQModel(SpeechSSLPreTrainedModel):
         Those of padded frames have no meaning. `tokenizer.quantizer.indices_from_digits` makes one number of each row.
         """
         return self.tokenizer(*self.stack_frames(input_features, attention_mask))
+
+    def make_labels(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> tuple[dict[str, FrameLabels], torch.Tensor]:
+        """The labels of a batch, as channels, and the real frames, (B, T) bool; as pretraining models make theirs."""
+        stacked, frame_mask = self.stack_frames(input_features, attention_mask)
+        if frame_mask is None:
+            frame_mask = torch.ones(stacked.shape[:2], dtype=torch.bool, device=stacked.device)
+        ids = self.tokenizer(stacked, frame_mask)
+        return {"fsq": FrameLabels(ids, list(self.config.fsq_levels), are_channels=True)}, frame_mask
 
 
 FSQModel.register_for_auto_class("AutoModel")

@@ -26,7 +26,7 @@ def fsq_of(config: ChunkSSLConfig, **overrides) -> FSQModel:
 def slow_labels(model: ChunkSSLForPreTraining, fsq: FSQModel, features, mask) -> torch.Tensor:
     """(B, T, R), one utterance after the other."""
     if model.config.label_kind == "random_projection":
-        return torch.stack([model.quantizer(row.reshape(-1, 320)) for row in features])
+        return torch.stack([model.quantizer.labels(row.reshape(-1, 320)) for row in features])
     digits = fsq.tokenize(features, mask)
     if model.config.loss_kind == "group":
         return digits

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from transformers import AutoFeatureExtractor, AutoModel
 
 from hf_speech_ssl import FSQConfig, FSQModel, SpeechSSLFeatureExtractor
+from hf_speech_ssl.modeling.finite_scalars import FiniteScalarQuantizer, level_statistics
 from hf_speech_ssl.modeling.modeling_fsq import FSQTokenizer
-from hf_speech_ssl.modeling.quantization import FiniteScalarQuantizer, level_statistics
 
 LEVELS = st.lists(st.integers(2, 9), min_size=1, max_size=12)
 

@@ -181,7 +181,7 @@ def test_pretraining_equals_naive_in_predictions_and_gradients(
         hide = lambda x, gone=gone: torch.where(gone, model.mask_vector, x)  # noqa: E731
         copies = naive(model.encoder, utterance, chunk_size, True, hide)[1]
         encoded.append(copies[gone[chunk_size:, 0]])
-        labels.append(model.quantizer(utterance.reshape(length, 10))[chunk_size:][gone[chunk_size:, 0]])
+        labels.append(model.quantizer.labels(utterance.reshape(length, 10))[chunk_size:][gone[chunk_size:, 0]])
     logits, labels = model.prediction_head(torch.cat(encoded)), torch.cat(labels)[:, 0]
     torch.testing.assert_close(output.logits, logits, atol=1e-5, rtol=1e-5)
     loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))

@@ -73,7 +73,7 @@ def test_the_generator_decides(draw: str):
             return draw_span_mask(real_frames(200, 100), 0.05, 7, generator)
         if draw == "chunks":
             return draw_chunk_mask(real_frames(200, 100), 16, generator)
-        return draw_spec_augment_mask(torch.tensor([200, 100]), 200, 0.3, 7, generator=generator)
+        return draw_spec_augment_mask(torch.tensor([200, 100]), 200, 0.3, 7, source=generator)
 
     assert torch.equal(one(1), one(1))
     assert not torch.equal(one(1), one(2))

@@ -1,5 +1,7 @@
 """The random-projection quantizer against a slow reference, and against everything that could change its codebook."""
 
+from hashlib import sha256
+
 import pytest
 import torch
 from helpers import tiny_birq
@@ -7,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from hf_speech_ssl import BiRQForCTC, BiRQForPreTraining
-from hf_speech_ssl.modeling.quantization import RandomProjectionQuantizer, label_statistics, nearest_entry
+from hf_speech_ssl.modeling.label_statistics import label_statistics
+from hf_speech_ssl.modeling.quantization import RandomProjectionQuantizer, nearest_entry
 
 
 def quantizer(num_codebooks: int = 1, size: int = 50, seed: int = 0) -> RandomProjectionQuantizer:
@@ -27,7 +30,7 @@ def slow_labels(vectors: torch.Tensor, module: RandomProjectionQuantizer) -> tor
 @pytest.mark.parametrize("count", [0, 1, 700])
 def test_hard_labels_equal_slow_reference(num_codebooks: int, count: int):
     module, vectors = quantizer(num_codebooks), torch.randn(count, 20)
-    labels = module(vectors)
+    labels = module.labels(vectors)
     assert labels.dtype == torch.int64
     assert torch.equal(labels, slow_labels(vectors, module))
 
@@ -39,7 +42,7 @@ def test_nearest_entry_does_not_need_unit_vectors():
 
 def test_labels_do_not_depend_on_the_scale_of_the_input():
     module, vectors = quantizer(), torch.randn(200, 20)
-    assert torch.equal(module(vectors), module(7 * vectors))
+    assert torch.equal(module.labels(vectors), module.labels(7 * vectors))
 
 
 def test_soft_scores_are_minus_squared_distances():
@@ -138,13 +141,13 @@ def test_built_without_memory_and_then_initialized():
 @pytest.mark.parametrize("cast", ["autocast", "bfloat16 model"])
 def test_lower_precision_gives_the_same_labels(cast: str):
     module, vectors = quantizer(2), torch.randn(500, 20)
-    wanted = module(vectors)
+    wanted = module.labels(vectors)
     if cast == "autocast":
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(module(vectors), wanted)
+            assert torch.equal(module.labels(vectors), wanted)
             assert module.soft_scores(torch.randn(3, 12)).dtype == torch.float32
     else:
-        assert torch.equal(module.to(torch.bfloat16)(vectors), wanted)
+        assert torch.equal(module.to(torch.bfloat16).labels(vectors), wanted)
 
 
 def test_statistics_equal_slow_reference():
@@ -155,15 +158,28 @@ def test_statistics_equal_slow_reference():
         used = shares[shares > 0]
         usage.append(len(used) / 12)
         perplexity.append((-(used * used.log()).sum()).exp())
-    statistics = label_statistics(labels, 12)
+    statistics = label_statistics(labels, 12, torch.ones(len(labels)))
     assert statistics["codebook_usage"].item() == pytest.approx(sum(usage) / 3)
     assert statistics["codebook_perplexity"].item() == pytest.approx(sum(perplexity).item() / 3, rel=1e-5)
 
 
 @pytest.mark.parametrize(("labels", "perplexity"), [(torch.zeros(8, 1), 1), (torch.arange(8)[:, None], 8)])
 def test_perplexity_of_one_and_of_all_entries(labels: torch.Tensor, perplexity: int):
-    assert label_statistics(labels.long(), 8)["codebook_perplexity"].item() == pytest.approx(perplexity)
+    assert label_statistics(labels.long(), 8, torch.ones(8))["codebook_perplexity"].item() == pytest.approx(perplexity)
 
 
 def test_statistics_of_no_labels_are_finite():
-    assert all(value.isfinite() for value in label_statistics(torch.zeros(0, 2, dtype=torch.long), 8).values())
+    assert all(
+        value.isfinite() for value in label_statistics(torch.zeros(0, 2, dtype=torch.long), 8, torch.zeros(0)).values()
+    )
+
+
+def test_values_and_labels_are_those_of_version_0_1():
+    """A seed gives the codebooks that it gave in version 0.1, to the bit: old checkpoints rely on it."""
+    module = RandomProjectionQuantizer(20, 50, 6, 2, seed=3, soft_input_dim=12)
+    hashes = {name: sha256(values.numpy().tobytes()).hexdigest()[:16] for name, values in module.named_buffers()}
+    wanted = {"codebook": "590314a2176eff30", "projection": "f837ab56e5a3d4ed", "soft_projection": "333ac75eb73b8acf"}
+    assert hashes == wanted
+    vectors = torch.linspace(-3, 3, 160).view(8, 20).sin() * torch.arange(1, 21)
+    labels = [[42, 25], [31, 32], [31, 32], [21, 32], [44, 33], [44, 21], [44, 21], [22, 26]]
+    assert module.labels(vectors).tolist() == labels

@@ -5,7 +5,9 @@ Shape letters: T encoder frames, R rows of a label picture.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.audio import SAMPLING_RATE
-from ..modeling.masking import draw_chunk_mask, draw_span_mask
-from ..modeling.quantization import FiniteScalarQuantizer, RandomProjectionQuantizer
-from ..probing.encoders import SpeechEncoder
+from ..families import family_of
+from ..modeling.finite_scalars import FiniteScalarQuantizer
+from ..probing.encoders import SpeechEncoder, label_name
 
 MASKED = ("birq", "chunkssl")  # model types whose pretraining hides frames
 FAMILIES = (*MASKED, "speech_fsq")  # and whose labels are known here
@@ -61,8 +63,8 @@ class PretrainingTask:
     Args:
         config: of a BiRQ, Chunk SSL or FSQ model, whatever its head.
         extractor: its feature extractor.
-        encoder: the checkpoint as `load_encoder` returns it, for the labels that only it can make. Random projections
-            are drawn from a seed in the config, and need none.
+        encoder: the checkpoint as `load_encoder` returns it, for the labels that only it can make. Labels that
+            follow from the configuration need none.
     """
 
     def __init__(self, config: Any, extractor: Any, encoder: SpeechEncoder | None = None):
@@ -72,6 +74,14 @@ class PretrainingTask:
     def hides(self) -> bool:
         """Whether frames are hidden; a tokenizer's training hides none."""
         return self.config.model_type in MASKED
+
+    @cached_property
+    def pretraining_model(self) -> Any:
+        """The pretraining model of the configuration, without weights: enough to draw masks and seeded labels."""
+        family = family_of(self.config.model_type)
+        assert family is not None
+        with torch.device("meta"):
+            return family.model_class("pretraining")(copy.deepcopy(self.config))
 
     @torch.inference_mode()
     def __call__(self, waveform: NDArray[np.float32], seed: int = 0) -> MaskedPrediction:
@@ -86,41 +96,27 @@ class PretrainingTask:
             raise ValueError(
                 f"{len(waveform) / SAMPLING_RATE:.3f} s of audio are less than one frame of the model; speak longer."
             )
-        stacked = features[: frames * self.config.frame_stacking].reshape(frames, -1)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            hidden, chunk_frames = self._mask(frames)
-        rows = self._labels(waveform, stacked)
+        drawn: dict[str, Any] = {}
+        if self.hides:
+            real = torch.ones(1, frames, dtype=torch.bool)
+            drawn = self.pretraining_model.sample_mask(real, torch.Generator().manual_seed(seed))
+        hidden = drawn["mask_time_indices"][0].numpy() if drawn else None
+        chunk_frames = drawn.get("chunk_size", 0)
+        rows = self._labels(waveform, features)
         why = "" if rows else "what makes its labels stays behind in the pretraining checkpoint"
         seconds_per_frame = 1 / self.config.frame_rate
         return MaskedPrediction(hidden, seconds_per_frame, chunk_frames * seconds_per_frame, rows, why)
 
-    def _mask(self, frames: int) -> tuple[NDArray[np.bool_] | None, int]:
-        """The hidden frames, by the functions that the pretraining step calls, and the frames of a chunk."""
-        real = torch.ones(1, frames, dtype=torch.bool)
-        if self.config.model_type == "birq":
-            return draw_span_mask(real, self.config.mask_start_prob, self.config.mask_length)[0].numpy(), 0
-        if self.config.model_type == "chunkssl":
-            # The first chunk is never hidden: a chunk as long as the recording would hide nothing.
-            sizes = [self.config.chunk_frames(duration) for duration in self.config.chunk_durations_ms]
-            fitting = [size for size in sizes if size < frames] or [min(sizes)]
-            size = fitting[int(torch.randint(len(fitting), ()))]
-            return draw_chunk_mask(real, size)[0].numpy(), size
-        return None, 0
-
-    def _labels(self, waveform: NDArray[np.float32], stacked: torch.Tensor) -> list[LabelRows]:
+    def _labels(self, waveform: NDArray[np.float32], features: torch.Tensor) -> list[LabelRows]:
+        """One row for every codebook, or, where only the configuration is at hand, what follows from that."""
         if self.encoder is not None:
             found = self.encoder([waveform])[0].labels
             if found:
                 return [self._row(name, labels.cpu()) for name, labels in found.items()]
-        config = self.config
-        if config.model_type == "birq" or getattr(config, "label_kind", "") == "random_projection":
-            # BiRQ's second projection, for enhanced labels, is drawn after what is needed here.
-            sizes = (config.stacked_size, config.codebook_size, config.codebook_dim, config.num_codebooks)
-            quantizer = RandomProjectionQuantizer(*sizes, seed=config.quantizer_seed)
-            name = "anchor" if config.model_type == "birq" else "random projection"
-            return [self._row(name, quantizer(stacked)[:, 0])]
-        return []
+        if not self.hides:
+            return []
+        made, _ = self.pretraining_model.make_labels(features[None], seeded_only=True)
+        return [self._row(label_name(kind, self.config), labels.columns()[0][0]) for kind, labels in made.items()]
 
     def _row(self, name: str, labels: torch.Tensor) -> LabelRows:
         if not name.startswith("FSQ"):

@@ -27,7 +27,6 @@ from ..modeling.modeling_fsq import FSQModel
 from ..modeling.modeling_speech_ssl import normalize_over_frames
 from ..modeling.quantization import RandomProjectionQuantizer
 
-_ROWS_PER_BLOCK = 512  # of scores against a whole codebook, held at once
 _RANDOM_WEIGHTS = "A probe would measure random numbers in their place: name a checkpoint of this very model."
 
 
@@ -100,7 +99,7 @@ class SpeechEncoder:
         if width not in self._quantizers:
             quantizer = RandomProjectionQuantizer(width, self.codebook_size, codebook_dim=16)
             self._quantizers[width] = quantizer.to(frames.device)
-        return self._quantizers[width](normalize_over_frames(frames[None], None)[0])
+        return self._quantizers[width].labels(normalize_over_frames(frames[None], None)[0])
 
     @property
     def codes_are(self) -> str:
@@ -128,37 +127,21 @@ class ConformerEncoder(SpeechEncoder):
         offline = {"chunk_size": 0} if hasattr(encoder.config, "chunk_size") else {}
         output = encoder(features, attention_mask=mask, output_hidden_states=True, return_dict=True, **offline)
         stacked, _ = encoder.stack_frames(features, mask)
+        labels = _make_labels(self.labeler, features, mask)
         everything = [stacked, *output.hidden_states[1:]]  # [0] is the first projection, which knows less
         utterances = []
         for row, length in enumerate(output.attention_mask.sum(-1).tolist()):
             layers = [layer[row, :length] for layer in everything]
-            utterances.append(EncodedUtterance(layers, self.labels(layers), *_stacked_timing(encoder.config)))
+            own = {name: column[row, :length] for name, column in labels.items()}
+            utterances.append(EncodedUtterance(layers, own, *_stacked_timing(encoder.config)))
         return utterances
-
-    def labels(self, layers: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The labels that the checkpoint was pretrained on: (T,) each."""
-        stacked, labeler = layers[0], self.labeler
-        if isinstance(labeler, BiRQForPreTraining):
-            labels = _by_codebook("anchor", labeler.quantizer(stacked))
-            if labeler.config.enhanced_loss_weight:
-                k = labeler.config.enhanced_label_layer
-                labels |= _by_codebook(f"enhanced (block {k})", self.layer_codes(k, layers[k]))
-            return labels
-        if isinstance(labeler, ChunkSSLForPreTraining):
-            if labeler.config.label_kind == "random_projection":
-                return _by_codebook("random projection", labeler.quantizer(stacked))
-            tokenizer = labeler.tokenizer
-            return {"FSQ": tokenizer.module.quantizer.indices_from_digits(tokenizer(stacked[None], None)[0])}
-        return {}
 
     def layer_codes(self, index: int, frames: torch.Tensor) -> torch.Tensor:
         if not isinstance(self.labeler, BiRQForPreTraining):
             return super().layer_codes(index, frames)
-        quantizer = self.labeler.quantizer
-        if index == 0:
-            return quantizer(frames)
-        blocks = normalize_over_frames(frames[None], None)[0].split(_ROWS_PER_BLOCK)
-        return torch.cat([quantizer.soft_scores(block).argmax(-1) for block in blocks])
+        rows = frames[None]
+        made = self.labeler.hard_enhanced_labels(rows, None) if index else self.labeler.anchor_labels(rows)
+        return made.ids[0]
 
     @property
     def codes_are(self) -> str:
@@ -187,10 +170,12 @@ class Tokenizer(SpeechEncoder):
         model = self.labeler
         assert isinstance(model, FSQModel)
         features, mask = _extract(self.extractor, waveforms, self.device)
-        codes = model.tokenizer.quantizer.indices_from_digits(model.tokenize(features, mask))
+        labels, timing = _make_labels(model, features, mask), _stacked_timing(model.config)
         lengths = (mask.sum(-1) // model.config.frame_stacking).tolist()
-        timing = _stacked_timing(model.config)
-        return [EncodedUtterance([], {"FSQ": row[:n]}, *timing) for row, n in zip(codes, lengths, strict=True)]
+        return [
+            EncodedUtterance([], {name: column[row, :n] for name, column in labels.items()}, *timing)
+            for row, n in enumerate(lengths)
+        ]
 
     @property
     def num_labels(self) -> int:
@@ -290,8 +275,21 @@ def _stacked_timing(config: Any) -> tuple[float, float]:
     return config.frame_rate, ((config.frame_stacking - 1) * HOP_LENGTH + FRAME_LENGTH) / 2 / SAMPLING_RATE
 
 
-def _by_codebook(name: str, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Labels (T, C) as one kind of label per codebook."""
-    if labels.shape[1] == 1:
-        return {name: labels[:, 0]}
-    return {f"{name}, codebook {index + 1}": column for index, column in enumerate(labels.unbind(-1))}
+def _make_labels(labeler: Any, features: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The labels that a model's pretraining predicts, (B, T) each, by the name of their kind and codebook."""
+    if labeler is None:
+        return {}
+    labels = {}
+    for kind, made in labeler.make_labels(features, mask)[0].items():
+        name = label_name(kind, labeler.config)
+        columns = made.columns()
+        for index, column in enumerate(columns):
+            labels[name if len(columns) == 1 else f"{name}, codebook {index + 1}"] = column
+    return labels
+
+
+def label_name(kind: str, config: Any) -> str:
+    """A kind of label as people read it."""
+    if kind == "enhanced":
+        return f"enhanced (block {config.enhanced_label_layer})"
+    return {"fsq": "FSQ"}.get(kind, kind.replace("_", " "))

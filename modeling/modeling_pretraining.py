@@ -1,0 +1,113 @@
+"""What the pretraining models of both families share: whose labels, which frames, which random numbers.
+
+Shape letters: B batch, T encoder frames, I stacked features, D hidden size, n predicted frames, C label columns.
+"""
+
+from typing import Any
+
+import torch
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.output_capturing import capture_outputs
+
+from .layouts import ChunkLayout
+from .masking import FixedDraws
+from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
+from .quantization import FrameLabels, Quantizer
+
+
+class MaskedPredictionModel(ConformerPreTrainedModel):
+    """A model that predicts the labels of masked frames.
+
+    Nobody else draws a mask, a chunk or a label: `sample_mask` and `make_labels` give those of a training step.
+    """
+
+    encoder: ConformerModel
+
+    def make_labels(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        seeded_only: bool = False,
+    ) -> tuple[dict[str, FrameLabels], torch.Tensor]:
+        """The labels that pretraining predicts, by kind, and the real frames, (B, T) bool.
+
+        Args:
+            input_features: (B, F, num_mel_bins), normalized log-mel frames of 10 ms.
+            attention_mask: (B, F), non-zero where a frame is real; real frames come first. All are, if absent.
+            seeded_only: make only the labels that follow from the configuration, whatever the weights, if any do.
+        """
+        raise NotImplementedError
+
+    def sample_mask(self, frame_mask: torch.Tensor, generator: torch.Generator | None = None) -> dict[str, Any]:
+        """Draw the mask of a training step, as arguments of `forward`; `mask_time_indices` (B, T) bool is among them.
+
+        It needs the configuration and no weights.
+
+        Args:
+            frame_mask: (B, T) bool, the real frames.
+            generator: on the device of `frame_mask`; torch's default one if absent.
+        """
+        raise NotImplementedError
+
+    def real_frames(self, stacked: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+        """The frame mask, or one for stacked frames (B, T, I) without padding: (B, T) bool."""
+        if frame_mask is not None:
+            return frame_mask
+        return torch.ones(stacked.shape[:2], dtype=torch.bool, device=stacked.device)
+
+    def check_mask(self, mask_time_indices: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
+        """The frames that a caller masks, (B, T) bool, without padding.
+
+        Raises:
+            ValueError: the mask is not one of encoder frames.
+        """
+        if mask_time_indices.shape != frame_mask.shape:
+            raise ValueError(
+                f"mask_time_indices must have one entry per encoder frame, {tuple(frame_mask.shape)}, got "
+                f"{tuple(mask_time_indices.shape)}. An encoder frame is {self.config.frame_stacking} feature frames."
+            )
+        return mask_time_indices.bool() & frame_mask
+
+    def fixed_draws(self, stacked: torch.Tensor) -> FixedDraws | None:
+        """Where the step's random numbers come from: in training torch's generator (`None`), in evaluation numbers
+        that the utterances (B, T, I) themselves decide."""
+        return None if self.training else FixedDraws(stacked)
+
+    def predicted_rows(self, masked: torch.Tensor) -> torch.Tensor:
+        """Indices into the B * T frames whose labels are predicted: (B, T) bool -> (n,) int64, the masked ones.
+
+        Their number depends on the data, which no graph of static shapes can have: a compiled or exported model in
+        evaluation mode predicts all frames, and the loss weights those outside of the mask with 0.
+        """
+        if torch.compiler.is_compiling() and not self.training:
+            return torch.arange(masked.numel(), device=masked.device)
+        return masked.flatten().nonzero()[:, 0]
+
+    @capture_outputs
+    def masked_pass(
+        self,
+        hidden_states: torch.Tensor,
+        frame_mask: torch.Tensor | None,
+        layout: ChunkLayout | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """All blocks over the masked frames, with `hidden_states` and `attentions` of this pass if asked for."""
+        encoded = self.encoder.run_layers(hidden_states, frame_mask, layout=layout)
+        return BaseModelOutput(last_hidden_state=encoded)
+
+    def wants(self, output_hidden_states: bool | None, output_attentions: bool | None) -> dict[str, bool]:
+        """What `masked_pass` is to return: what the call asks for, or else the configuration."""
+        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        return {name: getattr(self.config, name, False) if value is None else value for name, value in asked.items()}
+
+    def teach(self, quantizer: Quantizer, stacked: torch.Tensor, frame_mask: torch.Tensor) -> None:
+        """Let a quantizer that learns see a training step's frames, (B, T, I) and (B, T) bool.
+
+        An update of the model begins with a forward pass that finds no gradient, because the optimizer's step is
+        followed by `zero_grad`; later passes that find gradients are further accumulation steps of the same update.
+        """
+        if not (quantizer.learns and self.training and torch.is_grad_enabled()):
+            return
+        if all(parameter.grad is None for parameter in self.parameters()):
+            quantizer.update()
+        quantizer.observe(stacked.flatten(0, 1), frame_mask.flatten().float())
