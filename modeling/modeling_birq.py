@@ -231,7 +231,9 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
         apart = self.config.detach_enhanced_labels or any(wants.values())
         if self.config.enhanced_loss_weight == 0 or apart:
             # The masked pass comes first: autocast keeps its casts of the weights, and those must carry gradients.
-            masked_pass = self.masked_pass(encoder.project(masked), frame_mask, **wants)
+            masked_pass = encoder.record_layers(
+                encoder.project(masked), frame_mask=frame_mask, return_dict=True, **wants
+            )
             if self.config.enhanced_loss_weight == 0:
                 return masked_pass, None
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.detach_enhanced_labels):

@@ -314,7 +314,7 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
         replaced = F.pad(copied, (layout.base_length, room))  # (B, L)
         frames = torch.where(replaced[..., None], self.mask_vector.to(frames.dtype), frames)
         wants = self.wants(output_hidden_states, output_attentions)
-        masked_pass = self.masked_pass(frames, None, layout, **wants)
+        masked_pass = self.encoder.record_layers(frames, layout=layout, return_dict=True, **wants)
         encoded = layout.extended_frames(masked_pass.last_hidden_state).flatten(0, 1)[rows]
         predictions = self.predict(self.prediction_head(encoded), labels, copied.flatten()[rows].float())
         states = masked_pass.hidden_states

@@ -6,10 +6,7 @@ Shape letters: B batch, T encoder frames, I stacked features, D hidden size, n p
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils.output_capturing import capture_outputs
 
-from .layouts import ChunkLayout
 from .masking import FixedDraws
 from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
 from .quantization import FrameLabels, Quantizer
@@ -83,20 +80,8 @@ class MaskedPredictionModel(ConformerPreTrainedModel):
             return torch.arange(masked.numel(), device=masked.device)
         return masked.flatten().nonzero()[:, 0]
 
-    @capture_outputs
-    def masked_pass(
-        self,
-        hidden_states: torch.Tensor,
-        frame_mask: torch.Tensor | None,
-        layout: ChunkLayout | None = None,
-        **kwargs: Any,
-    ) -> BaseModelOutput:
-        """All blocks over the masked frames, with `hidden_states` and `attentions` of this pass if asked for."""
-        encoded = self.encoder.run_layers(hidden_states, frame_mask, layout=layout)
-        return BaseModelOutput(last_hidden_state=encoded)
-
     def wants(self, output_hidden_states: bool | None, output_attentions: bool | None) -> dict[str, bool]:
-        """What `masked_pass` is to return: what the call asks for, or else the configuration."""
+        """What the encoder is to record of the masked pass: what the call asks for, or else the configuration."""
         asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         return {name: getattr(self.config, name, False) if value is None else value for name, value in asked.items()}
 

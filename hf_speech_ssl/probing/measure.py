@@ -6,7 +6,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..evaluation.bootstrap import bootstrap_ratios
-from ..modeling.quantization import perplexity
+from ..modeling.label_statistics import perplexity
 from .encoders import SpeechEncoder
 from .linear_probe import LinearProbes
 from .probe import PhoneReader, Scores, TrainingFrames, collect_training_frames, score
