@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import os
 import pickle
 import threading
@@ -238,3 +239,28 @@ def test_skipped_files_are_warned_of_once_and_counted(caplog) -> None:
             skipped.add(AudioError(name, reason, "as the test wants."))
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [f"Skipped {x}.wav" for x in "abc"]
     assert str(skipped) == "3 audio files skipped: 2 empty, 1 silent"
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype"), [*LOSSLESS, *LOSSY, ("WAV", "GSM610"), ("WAV", "MS_ADPCM"), ("array", None)]
+)
+def test_a_segment_is_the_part_of_the_whole(format: str, subtype: str | None) -> None:
+    """Also where it crosses the border of two blocks of ten seconds."""
+    long = np.tile(NOISE, 25)[: 24 * SAMPLING_RATE]
+    source = (
+        {"array": long, "sampling_rate": SAMPLING_RATE}
+        if format == "array"
+        else encode(long, SAMPLING_RATE, format, subtype)
+    )
+    whole = load_audio(source)
+    for begin, end in ((0.0, 1.5), (9.25, 11.5), (20.125, math.inf), (3.0, 23.0)):
+        part = load_audio(source, segment=(begin, end))
+        stop = None if math.isinf(end) else round(end * SAMPLING_RATE)
+        np.testing.assert_allclose(part, whole[round(begin * SAMPLING_RATE) : stop], atol=1e-6)
+    assert refusal(source, segment=(99.0, 100.0)).reason == "empty"
+    assert refusal(source, segment=(1.0, 9.0), max_seconds=7.0).reason == "too long"
+
+
+def test_a_segment_of_recordings_in_one_file_crosses_their_border() -> None:
+    data = encode(NOISE, format="OGG", subtype="VORBIS")
+    np.testing.assert_allclose(load_audio(3 * data, segment=(0.5, 2.5)), load_audio(3 * data)[8_000:40_000], atol=1e-6)

@@ -5,6 +5,7 @@ lock while they work, so that threads decode in parallel. What libsndfile does n
 it is installed. torchcodec is not needed.
 """
 
+import math
 import os
 from collections.abc import Iterable
 from typing import Any, BinaryIO, TypeAlias
@@ -46,6 +47,7 @@ def load_audio(
     name: str | None = None,
     min_samples: int = MIN_SAMPLES,
     max_seconds: float | None = None,
+    segment: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """Read audio of any rate and channel count as 16 kHz mono.
 
@@ -57,6 +59,7 @@ def load_audio(
         name: how errors call the audio; the path by default.
         min_samples: fewer samples at 16 kHz are refused; one 25 ms frame by default.
         max_seconds: longer audio is refused, before it is decoded where the header tells.
+        segment: begin and end in seconds of the part to read; all by default. The end may be infinite.
 
     Returns:
         float32 samples of shape (samples,) at 16 kHz.
@@ -66,14 +69,16 @@ def load_audio(
             ogg or opus file that still ends on a whole page cannot be told from a short one and is accepted.
     """
     name = name or audio_name(source)
+    begin, end = segment or (0.0, math.inf)
     if isinstance(source, dict) and ("array" in source or "raw" in source):
         waveform, rate = array_to_mono(source, name)
+        waveform = waveform[round(begin * rate) : _sample(end, rate)]
         _check_length(len(waveform) / rate, max_seconds, name)
     else:
         with open_audio(source, name) as audio:
             rate = audio.samplerate
-            _check_length((audio.frames or 0) / rate, max_seconds, name)
-            waveform = _joined(audio.blocks(), rate, max_seconds, name)
+            _check_length(min(end, (audio.frames or 0) / rate) - begin, max_seconds, name)
+            waveform = _joined(audio.blocks(round(begin * rate), _sample(end, rate)), rate, max_seconds, name)
     if len(waveform) == 0:
         raise AudioError(name, "empty", "it holds no samples; remove it or record it again.")
     if not np.isfinite(waveform).all():
@@ -115,6 +120,10 @@ def audio_name(source: Any, place: str | None = None) -> str:
         return place or str(getattr(path, "name", "audio without a path"))
     path = os.fspath(path)
     return path if place is None or os.path.basename(path) != path else f"{path} ({place})"
+
+
+def _sample(seconds: float, rate: float) -> int | None:
+    return None if math.isinf(seconds) else round(seconds * rate)
 
 
 def _joined(blocks: Iterable[np.ndarray], rate: float, max_seconds: float | None, name: str) -> np.ndarray:

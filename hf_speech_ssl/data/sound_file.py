@@ -40,8 +40,8 @@ class OpenAudio(Protocol):
     samplerate: int
     frames: int | None
 
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """All samples, mixed down to mono: (samples,) at most ten seconds each.
+    def blocks(self, begin: int = 0, end: int | None = None) -> Iterator[NDArray[np.float32]]:
+        """The samples [begin, end), by default all, mixed down to mono: (samples,) of at most ten seconds each.
 
         Raises:
             AudioError: decoding breaks off, or the header promised more.
@@ -65,13 +65,27 @@ class _SndFiles:
         if self.frames == 0:
             raise AudioError(name, "empty", "a header without any audio; copy or record it again.")
 
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
-        return _mixed((block for one in self._recordings for block in self._decoded(*one)), self._name)
+    def blocks(self, begin: int = 0, end: int | None = None) -> Iterator[NDArray[np.float32]]:
+        return _mixed(self._blocks(begin, end), self._name)
 
-    def _decoded(self, recording: Recording, file: soundfile.SoundFile) -> Iterator[NDArray[np.float32]]:
-        frames = 0
+    def _blocks(self, begin: int, end: int | None) -> Iterator[NDArray[np.float32]]:
+        first = 0  # number of a recording's first sample in the file
+        for recording, file in self._recordings:
+            stop = file.frames if end is None else min(file.frames, end - first)
+            if begin - first < file.frames and stop > 0:
+                yield from self._decoded(recording, file, max(0, begin - first), stop)
+            first += file.frames
+
+    def _decoded(
+        self, recording: Recording, file: soundfile.SoundFile, begin: int, end: int
+    ) -> Iterator[NDArray[np.float32]]:
+        frames = begin
         try:
-            while len(block := file.read(_BLOCK_SECONDS * self.samplerate, dtype="float32", always_2d=True)):
+            if begin and file.seekable():
+                file.seek(begin)
+            elif begin:
+                file.read(begin)  # GSM
+            while frames < end and len(block := self._read(file, end - frames)):
                 frames += len(block)
                 yield block
         except soundfile.SoundFileError as error:
@@ -80,19 +94,22 @@ class _SndFiles:
                 "truncated",
                 f"decoding broke off after {frames} frames ({_message(error)}); copy the file again.",
             ) from error
-        if frames < file.frames * (1 - _LOSSY_SLACK * (file.subtype in _LOSSY)):
+        if frames < end - file.frames * _LOSSY_SLACK * (file.subtype in _LOSSY):
             raise AudioError(
                 self._name,
                 "truncated",
                 f"the header promises {file.frames} frames, {frames} are there; copy the file again.",
             )
-        if (unread := unread_bytes(recording)) > _UNREAD_BYTES:
+        if end == file.frames and (unread := unread_bytes(recording)) > _UNREAD_BYTES:
             raise AudioError(
                 self._name,
                 "unread rest",
                 f"{unread} bytes behind {frames / self.samplerate:.2f} s of audio cannot be read; convert the file "
                 f"to wav or flac with the program that wrote it.",
             )
+
+    def _read(self, file: soundfile.SoundFile, most: int) -> NDArray[np.float32]:
+        return file.read(min(most, _BLOCK_SECONDS * self.samplerate), dtype="float32", always_2d=True)
 
 
 class _FFmpegAudio:
@@ -103,8 +120,17 @@ class _FFmpegAudio:
         self.frames: int | None = None
         self.samplerate: int = stream.samplerate
 
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
-        return _mixed(self._stream.blocks(_BLOCK_SECONDS * self.samplerate), self._name)
+    def blocks(self, begin: int = 0, end: int | None = None) -> Iterator[NDArray[np.float32]]:
+        return _mixed(self._blocks(begin, end), self._name)
+
+    def _blocks(self, begin: int, end: int | None) -> Iterator[NDArray[np.float32]]:
+        first = 0
+        for block in self._stream.blocks(_BLOCK_SECONDS * self.samplerate):
+            if len(wanted := block[max(0, begin - first) : None if end is None else max(0, end - first)]):
+                yield wanted
+            first += len(block)
+            if end is not None and first >= end:
+                return
 
 
 def is_remote(path: Any) -> bool:
