@@ -114,14 +114,15 @@ def _find(sources: Sequence[str]) -> tuple[list[AudioFile], list[str]]:
     """
     from ..data.audio_files import AudioFile, find_audio_files
 
-    files, problems = find_audio_files([source for source in sources if source != STANDARD_INPUT])
+    found = find_audio_files([source for source in sources if source != STANDARD_INPUT])
+    files, problems = found.files, found.problems
     if STANDARD_INPUT in sources:
         files.insert(0, AudioFile(STANDARD_INPUT, PurePath("standard-input")))
     missing = [file.path for file in files if _is_missing(file.path)]
     if len(missing) == len(files):
         raise ValueError("\n".join([*problems, *(f"{path}: there is no such file." for path in missing)]))
-    for problem in problems:
-        print(problem, file=sys.stderr)
+    for line in (*found.notes(), *problems):
+        print(line, file=sys.stderr)
     return files, problems
 
 
@@ -129,13 +130,11 @@ def _is_missing(path: str) -> bool:
     return path != STANDARD_INPUT and "://" not in path and not os.path.exists(path)
 
 
-def _is_pipe(path: str) -> bool:
-    return path == STANDARD_INPUT or ("://" not in path and os.path.exists(path) and not os.path.isfile(path))
-
-
 def _audio(path: str) -> Any:
     """What a file is opened by; a pipe can be read once only, and is read now."""
-    if not _is_pipe(path):
+    from ..data.audio import is_read_once
+
+    if not is_read_once(path):
         return path
     if path == STANDARD_INPUT:
         return {"path": "standard input", "bytes": sys.stdin.buffer.read()}
@@ -144,13 +143,13 @@ def _audio(path: str) -> Any:
 
 def _total_seconds(files: Sequence[AudioFile]) -> float:
     """What the headers promise; files that cannot be read are reported later."""
-    from ..data.audio import AudioError, audio_duration, is_remote
+    from ..data.audio import AudioError, audio_duration, is_read_once, is_remote
 
     total = 0.0
     for file in files:
         with contextlib.suppress(AudioError):
             # A URL would be read whole, and a pipe would be empty afterwards.
-            total += 0.0 if is_remote(file.path) or _is_pipe(file.path) else audio_duration(file.path)
+            total += 0.0 if is_remote(file.path) or is_read_once(file.path) else audio_duration(file.path)
     return total
 
 

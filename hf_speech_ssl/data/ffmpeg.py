@@ -18,7 +18,7 @@ from .audio_error import AudioError
 
 # Names of files that hold audio which libsndfile does not read and ffmpeg does.
 FFMPEG_SUFFIXES = frozenset(
-    ".3g2 .3gp .aac .ac3 .amr .ape .awb .dts .eac3 .flv .m4a .m4b .m4v .mka .mkv .mov .mp2 .mp4 .mpc .ra .rm .spx "
+    ".3g2 .3gp .aac .ac3 .amr .ape .awb .dts .eac3 .flv .m4a .m4b .m4v .mka .mkv .mov .mp4 .mpc .ra .rm .spx "
     ".tta .webm .wma .wmv .wv".split()
 )
 # Formats that have a beginning of their own: ffmpeg would take headerless samples for raw AMR, and text for a film.

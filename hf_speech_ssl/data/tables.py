@@ -1,0 +1,150 @@
+"""Tables that list audio files: csv, tsv, json lines and parquet, every text kept as it stands there."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+
+from .sound_file import is_remote
+
+TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".json", ".jsonl", ".parquet"))
+# Columns with the path of a file, as audiofolder, NeMo, Common Voice and others call them.
+PATH_COLUMNS = (
+    "file_name audio_file_name audio_filepath audio_path audio_file audio file filename path wav_path wav "
+    "wav_filename file_path filepath".split()
+)
+_FOLDERS = ("", "clips", "wavs", "wav", "audio", "audios", "data")  # that paths may be relative to, below the table
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a file.
+
+    Attributes:
+        path: the file.
+        columns: values by name, equally many; None where a row has none.
+    """
+
+    path: Path
+    columns: dict[str, list[Any]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), []))
+
+    @property
+    def path_column(self) -> str | None:
+        """The column that names the audio files, if one is called so."""
+        names = [name for name in (*PATH_COLUMNS, *self.columns) if name in self.columns]
+        return next((name for name in names if name in PATH_COLUMNS or name.endswith("_file_name")), None)
+
+    def resolved(self, column: str) -> list[str | None]:
+        """The paths of a column, those that are relative seen from the table or a usual folder beside it."""
+        values = [str(value).replace("\\", "/") if isinstance(value, str) else None for value in self.columns[column]]
+        relative = [value for value in values if value and not os.path.isabs(value) and not is_remote(value)]
+        base = self.path.parent
+        for name in _FOLDERS:
+            if any((base / name / value).exists() for value in relative[:20]):
+                base = base / name
+                break
+        # Joined with an absolute path, the folder falls away.
+        return [
+            None if not value else value if is_remote(value) else os.path.normpath(base / value) for value in values
+        ]
+
+
+def read_table(path: Path) -> Table:
+    """Read a table.
+
+    Raises:
+        ValueError: it is empty, no text in UTF-8, or a row does not fit its header; names the file and the line.
+    """
+    if path.suffix.lower() == ".parquet":
+        return Table(path, pyarrow.parquet.read_table(path).to_pydict())
+    text = _read_text(path)
+    if not text.strip():
+        raise ValueError(f"{path} is empty; write a line of column names and a line for every audio file.")
+    if path.suffix.lower() in (".json", ".jsonl"):
+        return Table(path, _columns(_json_rows(path, text)))
+    return _separated(path, text)
+
+
+def _read_text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return data.decode("utf-16")
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path}: line {line} is not UTF-8 text (byte 0x{data[error.start]:02x}). Save the file as UTF-8, for "
+            f"example with: iconv -f latin1 -t utf-8 OLD > NEW"
+        ) from error
+
+
+def _json_rows(path: Path, text: str) -> list[dict[str, Any]]:
+    """One object a line, or one list of objects."""
+    if text.lstrip().startswith("["):
+        rows = json.loads(text)
+    else:
+        rows = []
+        for number, line in enumerate(text.split("\n"), start=1):
+            try:
+                rows += [json.loads(line)] if line.strip() else []
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}: line {number} is no JSON object ({error}).") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path}: a JSON object is needed for every audio file, with its path and transcript.")
+    return rows
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Values by column; a column of several types, which no data set can hold, as text."""
+    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    for name, values in columns.items():
+        kinds = {float if type(value) is int else type(value) for value in values if value is not None}
+        if len(kinds) > 1:
+            columns[name] = [value if value is None or isinstance(value, str) else str(value) for value in values]
+    return columns
+
+
+def _separated(path: Path, text: str) -> Table:
+    header = text.split("\n", 1)[0]
+    separator = max(",\t;", key=header.count) if path.suffix.lower() == ".csv" else "\t"
+    # Tables separated by tabs have no quotes: a sentence may begin with one.
+    quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    rows = _parse(text, separator, quoting)
+    if any("\n" in field for _, row in rows for field in row):  # an open quote has swallowed lines, or texts have some
+        plain = _parse(text, separator, csv.QUOTE_NONE)
+        if all(len(row) == len(rows[0][1]) for _, row in plain):
+            rows = plain
+    (_, names), *lines = rows
+    for number, row in lines:
+        if len(row) > len(names):
+            raise ValueError(
+                f"{path}: line {number} has {len(row)} fields, the header has {len(names)} ({', '.join(names)}); "
+                f'put double quotes around a text with "{separator}" in it.'
+            )
+    if not lines:
+        raise ValueError(f"{path} has a header and no rows; write a line for every audio file.")
+    padded = [[*row, *[None] * (len(names) - len(row))] for _, row in lines]
+    return Table(path, {name.strip(): [row[place] for row in padded] for place, name in enumerate(names)})
+
+
+def _parse(text: str, separator: str, quoting: int) -> list[tuple[int, list[str]]]:
+    """The lines that are not empty, with their numbers."""
+    if quoting == csv.QUOTE_NONE:
+        lines = enumerate(text.split("\n"), start=1)
+        return [(number, line.rstrip("\r").split(separator)) for number, line in lines if line.strip()]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    csv.field_size_limit(1 << 30)
+    return [(reader.line_num, row) for row in reader if row]
