@@ -333,10 +333,10 @@ def test_finding(talks, tmp_path, monkeypatch) -> None:
         (["odd [1].wav"], {"odd [1].wav"}),
         (["talks/notes.txt", "https://host/x/talk.mp3"], {"notes.txt", "talk.mp3"}),
     ):
-        files, problems = find_audio_files(sources)
-        assert {str(file.below) for file in files} == wanted and len(files) == len(wanted)
-        assert problems == []
-    [problem] = find_audio_files(["talks/*.txt", "talks"])[1]
+        found = find_audio_files(sources)
+        assert {str(file.below) for file in found.files} == wanted and len(found.files) == len(wanted)
+        assert found.problems == []
+    [problem] = find_audio_files(["talks/*.txt", "talks"]).problems
     assert problem.startswith("talks/*.txt: no audio file matches") and ".flac" in problem
 
 

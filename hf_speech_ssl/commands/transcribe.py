@@ -174,7 +174,7 @@ def _transcript(file: AudioFile, result: Transcript | Exception) -> Transcript:
     Raises:
         AudioError: the file cannot be used.
     """
-    from ..data.audio import AudioError, audio_duration
+    from ..data.audio import AudioError, audio_duration, is_read_once
     from ..decoding import Hypothesis
     from ..recognition.long_form import Transcript
 
@@ -183,7 +183,7 @@ def _transcript(file: AudioFile, result: Transcript | Exception) -> Transcript:
     if not (isinstance(result, AudioError) and result.reason == "silent"):
         raise result
     print(f"{result} Its transcript is empty.", file=sys.stderr)
-    seconds = 0.0 if _is_pipe(file.path) else audio_duration(file.path)
+    seconds = 0.0 if is_read_once(file.path) else audio_duration(file.path)
     return Transcript(file.path, seconds, [Hypothesis("", 0.0, [])])
 
 

@@ -71,8 +71,8 @@ class FolderCorpus:
     def report(self, split: str, used: int) -> CorpusReport:
         """What a split of so many rows uses of the folder."""
         others = {
-            f"in the split {other!r}": columns["audio"]
-            for other, columns in self.columns.items()
+            f"in the split {other!r}": [os.path.relpath(path, self.name) for path in columns["audio"]]
+            for other, columns in sorted(self.columns.items())
             if other not in split.split("+")
         }
         return CorpusReport(self.name, split, self.found, used, self.left_out | others, self.remarks)

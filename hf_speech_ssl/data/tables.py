@@ -120,13 +120,7 @@ def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 def _separated(path: Path, text: str) -> Table:
     header = text.split("\n", 1)[0]
     separator = max(",\t;", key=header.count) if path.suffix.lower() == ".csv" else "\t"
-    # Tables separated by tabs have no quotes: a sentence may begin with one.
-    quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
-    rows = _parse(text, separator, quoting)
-    if any("\n" in field for _, row in rows for field in row):  # an open quote has swallowed lines, or texts have some
-        plain = _parse(text, separator, csv.QUOTE_NONE)
-        if all(len(row) == len(rows[0][1]) for _, row in plain):
-            rows = plain
+    rows = _rows(text, separator)
     (_, names), *lines = rows
     for number, row in lines:
         if len(row) > len(names):
@@ -140,11 +134,28 @@ def _separated(path: Path, text: str) -> Table:
     return Table(path, {name.strip(): [row[place] for row in padded] for place, name in enumerate(names)})
 
 
-def _parse(text: str, separator: str, quoting: int) -> list[tuple[int, list[str]]]:
-    """The lines that are not empty, with their numbers."""
-    if quoting == csv.QUOTE_NONE:
-        lines = enumerate(text.split("\n"), start=1)
-        return [(number, line.rstrip("\r").split(separator)) for number, line in lines if line.strip()]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+def _rows(text: str, separator: str) -> list[tuple[int, list[str]]]:
+    """The lines that are not empty, with their numbers.
+
+    Tables separated by tabs have no quotes: a sentence may begin with one. In others a quote that is not closed as it
+    should be would swallow lines, so that it stands for itself where all lines have the right number of fields then.
+    """
+    plain = [
+        (number, line.rstrip("\r").split(separator))
+        for number, line in enumerate(text.split("\n"), start=1)
+        if line.strip()
+    ]
+    if separator == "\t":
+        return plain
     csv.field_size_limit(1 << 30)
+    try:
+        return _quoted(text, separator, strict=True)
+    except csv.Error:
+        if all(len(row) == len(plain[0][1]) for _, row in plain):
+            return plain
+        return _quoted(text, separator, strict=False)
+
+
+def _quoted(text: str, separator: str, strict: bool) -> list[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=strict)
     return [(reader.line_num, row) for row in reader if row]
