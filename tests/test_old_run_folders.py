@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from hf_speech_ssl.hub import draw_training_curves, write_model_card
-from hf_speech_ssl.hub.card import Run
+from hf_speech_ssl.hub.card import FinishedRun
 from hf_speech_ssl.hub.short_card import addressed
 from hf_speech_ssl.run_folder import MetricName, TrainingState, read_log
 
@@ -26,7 +26,7 @@ def folder(request, tmp_path):
 
 
 def test_every_figure_is_found_again():
-    run = Run.read(FOLDERS / "chunkssl_ctc")
+    run = FinishedRun.read(FOLDERS / "chunkssl_ctc")
     assert (run.kind, run.family.name, run.results.updates, run.results.final_model_step) == ("ctc", "Chunk SSL", 6, 6)
     assert run.arguments.eval_splits == ["validation", "test"] and run.arguments.pretrained is None
     assert run.results.metrics[str(MetricName("wer", "test", "320 ms"))] == 14 / 9

@@ -42,7 +42,7 @@ ABSENT = {"attention_window": "the whole utterance", "left_context_chunks": "all
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """The folder of a finished run.
 
     Args:
@@ -59,7 +59,7 @@ class Run:
     evaluations: list[Evaluation]
 
     @classmethod
-    def read(cls, folder: str | Path) -> "Run":
+    def read(cls, folder: str | Path) -> "FinishedRun":
         """Read config.json, results.json, run_arguments.json and the evaluations that there are.
 
         Raises:
@@ -112,7 +112,7 @@ def write_model_card(
         FileNotFoundError: there is no such folder, or it lacks config.json, results.json or run_arguments.json.
         ValueError: one of the files is no JSON or lacks something, or the model is of no family of this package.
     """
-    run = Run.read(folder)
+    run = FinishedRun.read(folder)
     card = ModelCard.from_template(
         metadata(run, license, language), template_path=str(TEMPLATE), **template_values(run), license=license
     )
@@ -120,7 +120,7 @@ def write_model_card(
     return card
 
 
-def metadata(run: Run, license: str, language: str | list[str] | None) -> ModelCardData:
+def metadata(run: FinishedRun, license: str, language: str | list[str] | None) -> ModelCardData:
     """The head of the card, which the Hub filters by; data sets and base models appear if they are on the Hub."""
     results = eval_results(run)
     dataset, base_model = run.arguments.dataset, run.arguments.pretrained
@@ -152,7 +152,7 @@ class _Evaluated(NamedTuple):
     decoder: str
 
 
-def eval_results(run: Run) -> list[EvalResult]:
+def eval_results(run: FinishedRun) -> list[EvalResult]:
     """Error rates for the Hub's `model-index`, in percent as is the custom there.
 
     Figures of the evaluation files of whole splits come first; the last evaluation of training fills in what they
@@ -196,7 +196,7 @@ def _eval_result(what: _Evaluated, metric: str, value: float) -> EvalResult:
     )
 
 
-def template_values(run: Run) -> dict[str, Any]:
+def template_values(run: FinishedRun) -> dict[str, Any]:
     """Values of the template's placeholders."""
     settings = {name: run.arguments.get(name) for name in SHOWN_SETTINGS}
     return {
@@ -321,7 +321,7 @@ def verdict_values(verdict: Verdict | None) -> dict[str, Any] | None:
     return {"labels": labels, "layers": verdict.layers, "remarks": verdict.remarks}
 
 
-def compute_values(run: Run) -> dict[str, str | None]:
+def compute_values(run: FinishedRun) -> dict[str, str | None]:
     """Time, rate, precision and memory, as far as the run's files have them."""
     hours, precision = run.results.training_hours, run.arguments.get("mixed_precision")
     memory = [values["peak_memory_gib"] for _, values in read_log(run.folder) if "peak_memory_gib" in values]
