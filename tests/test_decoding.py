@@ -86,10 +86,10 @@ def test_text_and_times_equal_the_tokenizers_own(ids):
     spans = greedy_ctc_spans(torch.tensor([ids]))[0]
     assert ctc_text([span.token_id for span in spans], tokenizer) == expected.text
     for times, offsets, name in (
-        (character_times(spans, tokenizer, 0.5), expected.char_offsets, "char"),
-        (word_times(spans, tokenizer, 0.5), expected.word_offsets, "word"),
+        (character_times(spans, tokenizer, 0.02), expected.char_offsets, "char"),
+        (word_times(spans, tokenizer, 0.02), expected.word_offsets, "word"),
     ):
-        theirs = [TimedText(o[name], o["start_offset"] * 0.5, o["end_offset"] * 0.5) for o in offsets]
+        theirs = [TimedText(o[name], o["start_offset"] * 0.02, o["end_offset"] * 0.02) for o in offsets]
         assert times == theirs
     with pytest.raises(ValueError, match="seconds_per_frame"):
         word_times(spans, tokenizer, 0.0)

@@ -188,12 +188,12 @@ def test_a_refused_block_leaves_the_stream_as_it_was(parts):
         transcriber.accept(samples[7000:], sampling_rate=8_000)
     stream = transcriber.stream
     before = (
-        stream.samples,
-        stream.features,
-        stream.heard_seconds,
+        stream.input.samples,
+        stream.input.features,
+        stream.input.seconds,
         stream.cache,
         stream.cache.valid,
-        stream.channel_axis,
+        stream.input.channel_axis,
     )
     for block in (["a"], [[0.1], [0.2, 0.3]], samples * 1j, samples * 20_000, samples * 1e30, [1, 2], None, "text"):
         with pytest.raises(AudioError, match="stream 1 at 0.44 s: bad array"):
@@ -202,12 +202,12 @@ def test_a_refused_block_leaves_the_stream_as_it_was(parts):
     with pytest.raises(AudioError, match="stream 2 at 0.00 s"):
         transcriber.batch.accept({stream: np.zeros((500, 2)), other: bad})  # nobody's block is heard
     after = (
-        stream.samples,
-        stream.features,
-        stream.heard_seconds,
+        stream.input.samples,
+        stream.input.features,
+        stream.input.seconds,
         stream.cache,
         stream.cache.valid,
-        stream.channel_axis,
+        stream.input.channel_axis,
     )
     assert all(one is other for one, other in zip(before, after, strict=True))
     transcriber.accept(samples[7000:])
@@ -225,11 +225,11 @@ def test_what_cannot_stream_is_refused(parts):
     batch = StreamingBatch(model, processor)
     stream = batch.join()
     batch.finish(stream)
-    with pytest.raises(ValueError, match="has finished"):
+    with pytest.raises(ValueError, match="has left"):
         batch.accept({stream: np.zeros(3)})
     other = batch.join()
     batch.accept({other: np.zeros(99)}, sampling_rate=8_000)
-    with pytest.raises(ValueError, match="has finished"):
+    with pytest.raises(ValueError, match="has left"):
         batch.finish(other, stream)
     assert not other.ended and batch.finish(other, other) == ["", ""]
     with pytest.raises(ValueError, match="ChunkSSLModel cannot stream"):

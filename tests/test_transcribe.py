@@ -22,7 +22,7 @@ from hf_speech_ssl.cli import main
 from hf_speech_ssl.data.audio import AudioError, load_audio
 from hf_speech_ssl.data.audio_files import find_audio_files
 from hf_speech_ssl.data.audio_stream import SampleWindow, stream_audio
-from hf_speech_ssl.decoding import build_ctc_processor, make_decoder
+from hf_speech_ssl.decoding import Decoder, Hypothesis, StreamingText, build_ctc_processor, make_decoder
 from hf_speech_ssl.options import DecodingOptions
 from hf_speech_ssl.recognition.long_form import LongFormRecognizer
 from hf_speech_ssl.recognition.recognizer import Recognizer
@@ -69,8 +69,33 @@ def long_file(path: Path, seconds: float, rate: int = 16_000) -> np.ndarray:
     return load_audio(path)
 
 
-def pieces(long_form: LongFormRecognizer, path: Path) -> torch.Tensor:
-    return torch.cat(list(long_form.log_probs(SampleWindow(stream_audio(path)))))
+class KeptFrames(Decoder[list[torch.Tensor]]):
+    """A decoder that keeps the log-probabilities of the last utterance, and writes nothing."""
+
+    def start(self) -> list[torch.Tensor]:
+        self.kept: list[torch.Tensor] = []
+        return self.kept
+
+    def step(self, states, frames, lengths) -> None:
+        for state, row, length in zip(states, frames, lengths, strict=True):
+            state.append(row[:length])
+
+    def hypothesis(self, state) -> StreamingText:
+        return StreamingText("", "")
+
+    def finish(self, state) -> list[Hypothesis]:
+        return [Hypothesis("", 0.0, [])]
+
+
+def kept_frames(recognizer: Recognizer, samples: SampleWindow, **options) -> torch.Tensor:
+    """The log-probabilities (T, V) that a decoder gets of a recording in pieces."""
+    decoder = KeptFrames()
+    LongFormRecognizer(recognizer, decoder, **options).recognize(samples)
+    return torch.cat(decoder.kept)
+
+
+def pieces(recognizer: Recognizer, path: Path, **options) -> torch.Tensor:
+    return kept_frames(recognizer, SampleWindow(stream_audio(path)), **options)
 
 
 @pytest.mark.parametrize("seconds", [3.0, 3.01, 5.0, 7.0, 11.33, 20.013])
@@ -79,18 +104,17 @@ def test_windows_are_the_whole_where_the_model_sees_no_further(tmp_path, seconds
     """3 layers that each see 1 + 2 frames to either side: 9 frames of 20 ms."""
     recognizer = save_recognizer("birq", tmp_path, attention_window=2, **ATTENTIVE)
     wave = long_file(tmp_path / "a.flac", seconds)
-    long_form = LongFormRecognizer(recognizer, batch_seconds=batch_seconds, window_seconds=3.0)
     [whole], _ = recognizer.log_probs([wave])
-    torch.testing.assert_close(pieces(long_form, tmp_path / "a.flac"), whole, atol=1e-3, rtol=0)  # weights times 100
+    in_pieces = pieces(recognizer, tmp_path / "a.flac", batch_seconds=batch_seconds, window_seconds=3.0)
+    torch.testing.assert_close(in_pieces, whole, atol=1e-3, rtol=0)  # weights times 100
 
 
 def test_too_little_context_shows(tmp_path) -> None:
     """A sixth of a second are 8 frames."""
     recognizer = save_recognizer("birq", tmp_path, attention_window=2, initializer_range=0.3)
     wave = long_file(tmp_path / "a.flac", 7.0)
-    long_form = LongFormRecognizer(recognizer, window_seconds=1.0)
     [whole], _ = recognizer.log_probs([wave])
-    assert (pieces(long_form, tmp_path / "a.flac") - whole).abs().max() > 0.01
+    assert (pieces(recognizer, tmp_path / "a.flac", window_seconds=1.0) - whole).abs().max() > 0.01
 
 
 @every_family
@@ -99,9 +123,10 @@ def test_windows_keep_every_frame(family, tmp_path, saved) -> None:
     recognizer, _ = saved[family.config.model_type]
     for samples in (16_000 * 3, 16_000 * 3 + 1, 16_000 * 4 + 123, 16_000 * 5, 16_000 * 7 + 639, 16_000 * 7 + 640):
         wave = speech_like(samples / 16_000)
-        long_form = LongFormRecognizer(recognizer, window_seconds=3.0)
-        frames = sum(map(len, long_form.log_probs(SampleWindow([wave]))))
-        assert frames == recognizer.log_probs([wave])[1][0]
+        assert (
+            len(kept_frames(recognizer, SampleWindow([wave]), window_seconds=3.0))
+            == recognizer.log_probs([wave])[1][0]
+        )
 
 
 @pytest.mark.parametrize("options", [{}, {"num_lookahead_chunks": 0}, {"left_context_chunks": 2}])
@@ -109,18 +134,19 @@ def test_windows_keep_every_frame(family, tmp_path, saved) -> None:
 def test_chunks_of_a_long_file_are_those_of_the_whole(tmp_path, options, seconds: float) -> None:
     recognizer = save_recognizer("chunkssl", tmp_path, **options, **ATTENTIVE)
     wave = long_file(tmp_path / "a.flac", seconds)
-    long_form = LongFormRecognizer(recognizer, chunk_duration_ms=160)
     [whole], _ = recognizer.log_probs([wave], chunk_duration_ms=160)
-    torch.testing.assert_close(pieces(long_form, tmp_path / "a.flac"), whole, atol=1e-3, rtol=0)
+    in_pieces = pieces(recognizer, tmp_path / "a.flac", chunk_duration_ms=160)
+    torch.testing.assert_close(in_pieces, whole, atol=1e-3, rtol=0)
 
 
 def test_a_bounded_past_forgets_and_only_that(tmp_path) -> None:
     """With 2 s of past the first 2 s are those of the whole, later ones are not."""
     recognizer = save_recognizer("chunkssl", tmp_path, **ATTENTIVE)
     wave = long_file(tmp_path / "a.flac", 6.0)
-    long_form = LongFormRecognizer(recognizer, chunk_duration_ms=160, window_seconds=2.0)
     [whole], _ = recognizer.log_probs([wave], chunk_duration_ms=160)
-    difference = (pieces(long_form, tmp_path / "a.flac") - whole).abs().amax(-1)
+    difference = (
+        (pieces(recognizer, tmp_path / "a.flac", chunk_duration_ms=160, window_seconds=2.0) - whole).abs().amax(-1)
+    )
     assert difference[:52].max() < 1e-3 and difference[52] > 0.01
 
 
@@ -147,14 +173,14 @@ def test_batches_are_one_by_one_and_in_order(family, tmp_path, saved, talks, chu
         for one, other in zip(first, others, strict=True):
             assert str(one) == str(other) if isinstance(one, AudioError) else same(one, other)
     transcripts = [one for one in first if not isinstance(one, AudioError)]
-    assert all(len(one.readings[0].text) > 5 for one in transcripts)
+    assert all(len(one.hypotheses[0].text) > 5 for one in transcripts)
     assert sum(one.seconds for one in transcripts) * 3 == pytest.approx(sum(done))
     alone = recognizer.recognize([load_audio(talks[2])], chunk_duration_ms=chunk_duration_ms)[0][0]
-    assert first[4].readings[0].text == alone.text
+    assert first[4].hypotheses[0].text == alone.text
 
 
 def same(one, other) -> bool:
-    a, b = one.readings[0], other.readings[0]
+    a, b = one.hypotheses[0], other.hypotheses[0]
     return (one.seconds, a.text, a.words) == (other.seconds, b.text, b.words)
 
 
@@ -305,7 +331,7 @@ def test_what_cannot_work_is_refused_before_the_work(saved, talks, tmp_path, cap
 
 
 def test_subtitles_need_word_times(saved, talks, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("hf_speech_ssl.decoding.text.word_times", lambda *arguments: None)
+    monkeypatch.setattr("hf_speech_ssl.decoding.text.CharacterText.finished", lambda text: ("a b", None))
     assert run(saved, str(talks[0]), "--format", "vtt") == 1
     assert "Subtitles need word times" in capsys.readouterr().err
     assert run(saved, str(talks[0]), "--format", "json") == 0
@@ -348,7 +374,7 @@ recognizer = Recognizer.from_pretrained(sys.argv[1], device="cpu")
 long_form = LongFormRecognizer(recognizer, chunk_duration_ms=int(sys.argv[2]))
 for path in sys.argv[3:]:
     [result] = long_form.transcribe([path])
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, len(result.readings[0].words), result.seconds)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, len(result.hypotheses[0].words), result.seconds)
 """
 
 

@@ -1,9 +1,11 @@
 """From CTC logits to text: the best path, words with times, and the character tokenizer that CTC training needs."""
 
 from .beam_search import BeamSearchDecoder, make_decoder
-from .greedy import TokenSpan, greedy_ctc, greedy_ctc_spans
+from .collapse import TokenSpan, greedy_ctc, greedy_ctc_spans
+from .decoder import Decoder
+from .greedy import GreedyDecoder
 from .ngram import NGramModel, estimate_ngrams
-from .text import Decoder, GreedyDecoder, Hypothesis, TimedText, character_times, ctc_text, word_times
+from .text import Hypothesis, StreamingText, TimedText, character_times, ctc_text, word_times
 from .vocabulary import (
     BLANK_TOKEN,
     UNKNOWN_TOKEN,
@@ -22,6 +24,7 @@ __all__ = [
     "GreedyDecoder",
     "Hypothesis",
     "NGramModel",
+    "StreamingText",
     "TimedText",
     "TokenSpan",
     "build_ctc_processor",

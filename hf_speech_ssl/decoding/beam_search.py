@@ -6,21 +6,36 @@ Shape letters: B utterances, T frames of logits, V vocabulary.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, Wav2Vec2CTCTokenizer
 
 from ..options import DecodingOptions
-from .greedy import greedy_ctc, greedy_ctc_spans
+from .collapse import TokenSpan, best_tokens, greedy_ctc, greedy_ctc_spans
+from .cutting import PartCutter
+from .decoder import Decoder
+from .greedy import GreedyDecoder
 from .lexicon import Lexicon, Spelling, read_lexicon, spell_words
 from .ngram import language_model_words
-from .text import Decoder, GreedyDecoder, Hypothesis, TimedText, ctc_text, word_times
+from .text import (
+    Hypothesis,
+    StreamingText,
+    TimedText,
+    ctc_text,
+    join_hypotheses,
+    move_hypothesis,
+    word_times,
+)
 
+PART_SECONDS = 60.0  # up to twice as much is searched at once; longer recordings are cut
 MAX_WORDS_OF_ONE_SPELLING = 6  # flashlight's tries hold no more
 _IMPOSSIBLE = -1e4  # log-probability; infinities would become NaN where paths are added up
 
@@ -30,10 +45,10 @@ def make_decoder(
     seconds_per_frame: float,
     options: DecodingOptions,
     num_best: int = 1,
-) -> Decoder:
+) -> Decoder[Any]:
     """Beam search with the language model and the lexicon that are given; greedy decoding where there is neither.
 
-    Greedy decoding makes no use of `lm_weight`, `word_bonus` and `beam_size`, and has one reading: for a `num_best`
+    Greedy decoding makes no use of `lm_weight`, `word_bonus` and `beam_size`, and has one hypothesis: for a `num_best`
     above 1 there is a beam search without language model and lexicon. Arguments and errors as in
     [`BeamSearchDecoder`].
     """
@@ -46,8 +61,34 @@ def make_decoder(
     return BeamSearchDecoder(tokenizer, seconds_per_frame, options, num_best)
 
 
-class BeamSearchDecoder:
-    r"""The n best readings of an utterance by CTC prefix beam search; a [`Decoder`].
+@dataclass
+class BeamState:
+    """One utterance that a beam search decodes, in parts of at most two minutes.
+
+    Attributes:
+        search: flashlight's decoder, in the middle of the current part.
+        frames: pieces (T, V) of the current part.
+        searched: how many of its frames the search has seen.
+        before: the best hypothesis of the parts before it.
+        first_frame: of the current part.
+        begins_word: whether a word ended with the part before it.
+    """
+
+    search: Any
+    frames: list[NDArray[np.float32]] = field(default_factory=list)
+    searched: int = 0
+    before: Hypothesis | None = None
+    first_frame: int = 0
+    begins_word: bool = True
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the current part."""
+        return sum(map(len, self.frames))
+
+
+class BeamSearchDecoder(Decoder[BeamState]):
+    r"""The n best hypotheses of an utterance by CTC prefix beam search.
 
     The score of a text is
 
@@ -61,6 +102,10 @@ class BeamSearchDecoder:
     model does not know counts as its `<unk>`. A last word that is still unfinished when the audio ends is left out, at
     a cost of 10,000. With neither, all that the tokenizer can spell is open, and texts are ranked by P_CTC alone.
 
+    A recording of more than two minutes is cut where a word begins, after one to two minutes at the longest pause, and
+    the best hypotheses of its parts are joined. The search takes a cut for the end of a sentence, and finds the one
+    best hypothesis only.
+
     Args:
         tokenizer: of the model, with a word delimiter where there is a lexicon or a language model.
         seconds_per_frame: `config.inputs_to_logits_ratio / feature_extractor.sampling_rate`.
@@ -68,7 +113,7 @@ class BeamSearchDecoder:
             is made of words; a KenLM binary needs a lexicon. The lexicon spells a word by its characters, or with the
             tokenizer's tokens behind a tab. Characters that the tokenizer has in the other case only are spelt in
             that.
-        num_best: readings returned, at most beam_size.
+        num_best: hypotheses returned, at most beam_size.
         token_beam_size: of each frame's tokens only so many of the likeliest are tried.
         beam_threshold: hypotheses whose score is lower than the best one's by more than this are dropped.
 
@@ -102,6 +147,9 @@ class BeamSearchDecoder:
         self.token_beam_size, self.beam_threshold = token_beam_size, beam_threshold
         files = (options.lm_path, options.lexicon_path)
         self._words = None if files == (None, None) else _load_words(tokenizer, *files)
+        self._cutter = PartCutter(
+            tokenizer.pad_token_id, tokenizer.word_delimiter_token_id, max(1, round(PART_SECONDS / seconds_per_frame))
+        )
         self._set_weights(options.lm_weight, options.word_bonus)
 
     def reweighted(self, lm_weight: float, word_bonus: float) -> BeamSearchDecoder:
@@ -115,7 +163,6 @@ class BeamSearchDecoder:
         if word_bonus and self._words is None:
             raise ValueError(f"word_bonus {word_bonus} needs a lexicon or a language model; without them give 0.")
         self.lm_weight, self.word_bonus = lm_weight, word_bonus
-        self._search = self._make_search()
 
     def _make_search(self) -> Any:
         """flashlight's decoder."""
@@ -140,48 +187,102 @@ class BeamSearchDecoder:
             by_word, self._words.trie, self._words.language_model, delimiter, blank, -1, [], False
         )
 
-    def __call__(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[list[Hypothesis]]:
-        """The best readings of each utterance, the best one first, `num_best` of them or as many as there are.
+    def start(self) -> BeamState:
+        return BeamState(self._begin_search())
 
-        Args:
-            log_probs: (B, T, V) log-probabilities.
-            lengths: (B,) frames of each utterance.
-
-        Raises:
-            ValueError: shapes or lengths do not fit each other or the tokenizer, or a log-probability is NaN.
-        """
-        if log_probs.ndim != 3:
-            raise ValueError(f"log_probs must be (batch, frames, vocabulary), got {tuple(log_probs.shape)}.")
-        greedy_ctc(log_probs, lengths, self.tokenizer.pad_token_id)  # for its checks
+    def step(self, states: Sequence[BeamState], frames: torch.Tensor, lengths: Sequence[int]) -> None:
+        if frames.ndim != 3:
+            raise ValueError(f"log_probs must be (batch, frames, vocabulary), got {tuple(frames.shape)}.")
+        best_tokens(frames, lengths, self.tokenizer.pad_token_id)  # for its checks
         needed = 1 + (self.tokenizer.pad_token_id if self._words is None else self._words.largest_id)
-        if log_probs.shape[2] < needed:
+        if frames.shape[2] < needed:
             raise ValueError(
-                f"The lexicon spells with {needed} tokens, the model knows {log_probs.shape[2]}: the tokenizer is "
+                f"The lexicon spells with {needed} tokens, the model knows {frames.shape[2]}: the tokenizer is "
                 "another model's."
             )
-        rows = log_probs.detach().float().cpu().clamp(min=_IMPOSSIBLE).numpy()
-        return [
-            self._decode(row[:length]) for row, length in zip(rows, torch.as_tensor(lengths).tolist(), strict=True)
-        ]
+        rows = frames.detach().float().cpu().clamp(min=_IMPOSSIBLE).numpy()
+        for state, row, length in zip(states, rows, lengths, strict=True):
+            begin = 0
+            while begin < length:
+                room = 2 * self._cutter.frames - state.num_frames
+                if not room:
+                    self._end_part(state)
+                    continue
+                state.frames.append(np.ascontiguousarray(row[begin : min(length, begin + room)]))
+                begin = min(length, begin + room)
 
-    def _decode(self, log_probs: np.ndarray) -> list[Hypothesis]:
-        """The readings of one utterance (T, V)."""
-        frames = len(log_probs)
-        if not frames:
-            return [Hypothesis("", 0.0, [])]
+    def hypothesis(self, state: BeamState) -> StreamingText:
+        """The best text so far. Only the parts that are decoded are final: the search may still change the others."""
+        self._search_on(state)
+        here = Hypothesis("", 0.0, [])
+        if state.searched:
+            result = state.search.get_best_hypothesis(0)
+            here = Hypothesis(self._path_text(_path(result, state.searched)), result.score, None)
+        joined = self._joined(state, here)
+        return StreamingText(joined.text, state.before.text if state.before else "")
+
+    def finish(self, state: BeamState) -> list[Hypothesis]:
+        hypotheses = [Hypothesis("", 0.0, [])]
+        if frames := state.num_frames:
+            self._search_on(state)
+            hypotheses = self._finish_search(state.search, frames, state.frames[0].shape[1]) or hypotheses
+        return hypotheses if state.before is None else [self._joined(state, hypotheses[0])]
+
+    def _end_part(self, state: BeamState) -> None:
+        """Decode the current part up to the best cut; what follows is the beginning of the next part."""
+        part = np.concatenate(state.frames)
+        ids = part.argmax(-1)
+        cut = self._cutter.best_cut(ids)
+        search = self._begin_search()
+        search.decode_step(part.ctypes.data, cut, part.shape[1])
+        hypotheses = self._finish_search(search, cut, part.shape[1])
+        state.frames = [part[:cut]]
+        state.before = self._joined(state, hypotheses[0] if hypotheses else Hypothesis("", 0.0, []))
+        state.begins_word = self._cutter.last_is_delimiter(ids[:cut])
+        state.first_frame += cut
+        state.search, state.searched, state.frames = self._begin_search(), 0, [part[cut:].copy()]
+
+    def _joined(self, state: BeamState, here: Hypothesis) -> Hypothesis:
+        """The hypothesis of the current part behind that of the parts before it."""
+        if state.before is None:
+            return here
+        first = np.concatenate([piece.argmax(-1) for piece in state.frames]) if state.frames else np.zeros(0, int)
+        begins_word = state.begins_word or self._cutter.first_is_delimiter(first)
+        moved = move_hypothesis(here, state.first_frame * self.seconds_per_frame)
+        return join_hypotheses(state.before, moved, begins_word)
+
+    def _begin_search(self) -> Any:
+        search = self._make_search()
+        search.decode_begin()
+        return search
+
+    def _search_on(self, state: BeamState) -> None:
+        """Let the search see the frames that have come."""
+        place = 0
+        for piece in state.frames:
+            if place >= state.searched:
+                state.search.decode_step(piece.ctypes.data, *piece.shape)
+            place += len(piece)
+        state.searched = place
+
+    def _finish_search(self, search: Any, frames: int, vocabulary: int) -> list[Hypothesis]:
+        """The hypotheses of a part that the search has seen."""
         if self._words is not None:
-            # Words end with a delimiter, utterances need not: one more frame says nothing but the delimiter.
-            end = np.full((1, log_probs.shape[1]), _IMPOSSIBLE, np.float32)
+            # Words end with a delimiter, utterances need not: one more frame has nothing but the delimiter.
+            end = np.full((1, vocabulary), _IMPOSSIBLE, np.float32)
             end[0, self.tokenizer.word_delimiter_token_id] = 0.0
-            log_probs = np.concatenate([log_probs, end])
-        log_probs = np.ascontiguousarray(log_probs)
-        results = self._search.decode(log_probs.ctypes.data, *log_probs.shape)
+            search.decode_step(end.ctypes.data, *end.shape)
+        search.decode_end()
+        results = search.get_all_final_hypothesis()
         if self._words is None:
-            return self._free_readings(results, frames)
-        return [self._word_reading(result, frames) for result in results[: self.num_best]]
+            return self._free_hypotheses(results, frames)
+        return [self._word_hypothesis(result, frames) for result in results[: self.num_best]]
 
-    def _free_readings(self, results: list[Any], frames: int) -> list[Hypothesis]:
-        """One reading for each text: token sequences that differ in delimiters can give the same."""
+    def _path_text(self, path: list[int]) -> str:
+        return ctc_text(greedy_ctc(np.array([path]), blank_token_id=self.tokenizer.pad_token_id)[0], self.tokenizer)
+
+    def _free_hypotheses(self, results: list[Any], frames: int) -> list[Hypothesis]:
+        """One hypothesis for each text: token sequences that differ in delimiters can give the same."""
         blank = self.tokenizer.pad_token_id
         paths = torch.tensor([_path(result, frames) for result in results])
         best: dict[str, int] = {}  # by text, the place of its best path, which comes first
@@ -195,13 +296,22 @@ class BeamSearchDecoder:
         times = (word_times(spans, self.tokenizer, self.seconds_per_frame) for spans in kept)
         return [Hypothesis(text, scores[text], words) for text, words in zip(texts, times, strict=True)]
 
-    def _word_reading(self, result: Any, frames: int) -> Hypothesis:
+    def _word_hypothesis(self, result: Any, frames: int) -> Hypothesis:
         assert self._words is not None
         words = [self._words.words[index] for index in result.words if index >= 0]
         (spans,) = greedy_ctc_spans(torch.tensor([_path(result, frames)]), blank_token_id=self.tokenizer.pad_token_id)
-        times = word_times(spans, self.tokenizer, self.seconds_per_frame)
-        timed = [TimedText(word, time.start, time.end) for word, time in zip(words, times, strict=False)]
+        timed = [
+            TimedText(word, start * self.seconds_per_frame, end * self.seconds_per_frame)
+            for word, (start, end) in zip(words, self._between_delimiters(spans), strict=False)
+        ]
         return Hypothesis(self.tokenizer.replace_word_delimiter_char.join(words), result.score, timed)
+
+    def _between_delimiters(self, spans: list[TokenSpan]) -> list[tuple[int, int]]:
+        """First frame and frame after the last of each of the lexicon's words, which all end with a delimiter."""
+        delimiter = self.tokenizer.word_delimiter_token_id
+        groups = itertools.groupby(spans, key=lambda span: span.token_id == delimiter)
+        words = [list(group) for is_delimiter, group in groups if not is_delimiter]
+        return [(word[0].start_frame, word[-1].end_frame) for word in words]
 
 
 def _check_sizes(beam_size: int, num_best: int) -> None:

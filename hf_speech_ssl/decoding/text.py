@@ -1,39 +1,45 @@
-"""From decoded CTC tokens to text, and to words with times.
-
-Shape letters: B utterances, T frames of logits, V vocabulary.
-"""
+"""From decoded CTC tokens to text, and to words with times."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-import torch
 from transformers import PreTrainedTokenizerBase, Wav2Vec2CTCTokenizer
 
-from .greedy import TokenSpan, greedy_ctc_spans
+from .collapse import TokenSpan
+from .scripts import may_divide
+
+LONGEST_WORD = 60  # characters; more without a delimiter are divided
+LONGEST_PAUSE = 1.0  # seconds; a longer pause divides what no delimiter divides
 
 
 @dataclass(frozen=True)
 class TimedText:
-    """A character or a word, with the seconds from where it begins to be emitted to where it ends."""
+    """A character or a word, with the seconds from where it begins to be emitted to where it ends.
+
+    Attributes:
+        joined: whether no space stands between this word and the one before it.
+    """
 
     text: str
     start: float
     end: float
+    joined: bool = False
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One reading of an utterance.
+    """One possible transcript of an utterance.
 
     Attributes:
         text: as the tokenizer writes it, spaces between words.
         score: the higher the better, comparable within one utterance and decoder only: a log-probability, language
             model and word bonus included where there are any.
-        words: the same text with times; `None` where the tokenizer does not say where words end.
+        words: the same text with times; `None` where the tokenizer does not say where words end. Where it has no
+            spaces, as in Chinese or Thai, its characters.
     """
 
     text: str
@@ -41,39 +47,136 @@ class Hypothesis:
     words: list[TimedText] | None = None
 
 
-class Decoder(Protocol):
-    """From (B, T, V) log-probabilities and (B,) lengths to the best readings of each utterance, the best one first."""
-
-    def __call__(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[list[Hypothesis]]: ...
-
-
 @dataclass(frozen=True)
-class GreedyDecoder:
-    """The best path, one reading per utterance.
+class StreamingText:
+    """The transcript of a stream so far.
+
+    Attributes:
+        text: everything; its last word may still grow.
+        final: the part of `text` that will not change any more: it only ever grows, and `text` begins with it.
+    """
+
+    text: str
+    final: str
+
+
+class TextBuilder(Protocol):
+    """Makes text of tokens that come one after the other."""
+
+    def add(self, span: TokenSpan) -> None:
+        """Append a token."""
+
+    def extend(self, end_frame: int) -> None:
+        """Move the end of the last token, which goes on in frames that came later."""
+
+    def partial(self) -> StreamingText:
+        """The text so far."""
+
+    def finished(self) -> tuple[str, list[TimedText] | None]:
+        """The whole text, and its words with times."""
+
+
+@dataclass
+class CharacterText:
+    """The text of a character tokenizer. What a token costs does not depend on how many came before it.
+
+    A word ends at a delimiter. Where there is none, it ends between characters of a script without spaces, at a pause
+    of a second, and, if it has 60 characters, at its longest pause. A word that has ended does not change any more.
 
     Args:
-        tokenizer: of any CTC model; words get times with `Wav2Vec2CTCTokenizer`, the one that has a word delimiter.
-        seconds_per_frame: `config.inputs_to_logits_ratio / feature_extractor.sampling_rate`.
+        tokenizer: with a word delimiter.
+        seconds_per_frame: seconds between two frames.
+    """
+
+    tokenizer: Wav2Vec2CTCTokenizer
+    seconds_per_frame: float
+    words: list[TimedText] = field(default_factory=list)  # that have ended
+    _text: str = ""  # of these words, with the spaces between them and behind them
+    _last_word: list[TokenSpan] = field(default_factory=list)
+    _joined: bool = False  # whether the last word follows the word before it without a space
+
+    def __post_init__(self) -> None:
+        _check_frame(self.seconds_per_frame)
+
+    def add(self, span: TokenSpan) -> None:
+        if span.token_id == self.tokenizer.word_delimiter_token_id:
+            self._end_word(len(self._last_word))
+            self._text += self.tokenizer.replace_word_delimiter_char
+            self._joined = False
+            return
+        if self._last_word:
+            self._divide_before(span)
+        self._last_word.append(span)
+
+    def extend(self, end_frame: int) -> None:
+        if self._last_word:
+            self._last_word[-1] = self._last_word[-1]._replace(end_frame=end_frame)
+
+    def partial(self) -> StreamingText:
+        return StreamingText((self._text + self._text_of(self._last_word)).strip(), self._text.strip())
+
+    def finished(self) -> tuple[str, list[TimedText]]:
+        self._end_word(len(self._last_word))
+        return self._text.strip(), self.words
+
+    def _divide_before(self, span: TokenSpan) -> None:
+        last = self._last_word[-1]
+        before, after = (str(self.tokenizer.convert_ids_to_tokens(one.token_id)) for one in (last, span))
+        pause = (span.start_frame - last.end_frame) * self.seconds_per_frame
+        if pause >= LONGEST_PAUSE or may_divide(before, after):
+            self._end_word(len(self._last_word))
+        elif len(self._last_word) == LONGEST_WORD:
+            ends = np.array([one.end_frame for one in self._last_word])
+            starts = np.array([one.start_frame for one in [*self._last_word[1:], span]])
+            half = LONGEST_WORD // 2
+            self._end_word(half + 1 + int(np.argmax((starts - ends)[half:])))
+
+    def _end_word(self, length: int) -> None:
+        """End a word after so many tokens; the others are the beginning of the next one."""
+        ended, self._last_word = self._last_word[:length], self._last_word[length:]
+        if text := self._text_of(ended):
+            start, end = (ended[0].start_frame, ended[-1].end_frame)
+            self.words.append(
+                TimedText(text, start * self.seconds_per_frame, end * self.seconds_per_frame, self._joined)
+            )
+            self._text += text
+        self._joined = bool(ended)
+
+    def _text_of(self, spans: Sequence[TokenSpan]) -> str:
+        return ctc_text([span.token_id for span in spans], self.tokenizer) if spans else ""
+
+
+@dataclass
+class PieceText:
+    """The text of a tokenizer whose tokens are pieces of words, such as SentencePiece; its words have no times.
+
+    Args:
+        tokenizer: with a pad token, the blank.
     """
 
     tokenizer: PreTrainedTokenizerBase
-    seconds_per_frame: float
+    _ids: list[int] = field(default_factory=list)
 
-    def __call__(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[list[Hypothesis]]:
-        best = log_probs.amax(-1).cumsum(-1)  # (B, T)
-        readings = []
-        for row, spans in enumerate(greedy_ctc_spans(log_probs, lengths, self.tokenizer.pad_token_id)):
-            score = float(best[row, lengths[row] - 1]) if lengths[row] else 0.0
-            readings.append([Hypothesis(*self._text_and_words(spans, score))])
-        return readings
+    def add(self, span: TokenSpan) -> None:
+        # Tokenizers that merge repeats themselves need a blank in between to keep double letters.
+        self._ids += [span.token_id, self.tokenizer.pad_token_id]
 
-    def _text_and_words(self, spans: list[TokenSpan], score: float) -> tuple[str, float, list[TimedText] | None]:
-        if not isinstance(self.tokenizer, Wav2Vec2CTCTokenizer):
-            # Tokenizers that merge repeats themselves need a blank in between to keep double letters.
-            ids = [one for span in spans for one in (span.token_id, self.tokenizer.pad_token_id)]
-            return str(self.tokenizer.decode(ids, skip_special_tokens=True)), score, None
-        words = word_times(spans, self.tokenizer, self.seconds_per_frame)
-        return ctc_text([span.token_id for span in spans], self.tokenizer), score, words
+    def extend(self, end_frame: int) -> None:
+        pass  # tokens have no times
+
+    def partial(self) -> StreamingText:
+        text, _ = self.finished()
+        return StreamingText(text, text.rpartition(" ")[0].rstrip())
+
+    def finished(self) -> tuple[str, None]:
+        return str(self.tokenizer.decode(self._ids, skip_special_tokens=True)), None
+
+
+def make_text_builder(tokenizer: PreTrainedTokenizerBase, seconds_per_frame: float) -> TextBuilder:
+    """The builder for a tokenizer."""
+    if isinstance(tokenizer, Wav2Vec2CTCTokenizer):
+        return CharacterText(tokenizer, seconds_per_frame)
+    return PieceText(tokenizer)
 
 
 def ctc_text(token_ids: Sequence[int], tokenizer: Wav2Vec2CTCTokenizer) -> str:
@@ -91,10 +194,9 @@ def character_times(
         seconds_per_frame: `config.inputs_to_logits_ratio / feature_extractor.sampling_rate`.
 
     Raises:
-        ValueError: if seconds_per_frame is not positive.
+        ValueError: seconds_per_frame is not positive.
     """
-    if not (np.isfinite(seconds_per_frame) and seconds_per_frame > 0):
-        raise ValueError(f"seconds_per_frame must be positive, got {seconds_per_frame}.")
+    _check_frame(seconds_per_frame)
     tokens = tokenizer.convert_ids_to_tokens([span.token_id for span in spans])
     return [
         TimedText(
@@ -111,16 +213,43 @@ def word_times(
 ) -> list[TimedText]:
     """Words with times, from the first frame of the first character to the last frame of the last one.
 
-    Arguments and errors as in `character_times`.
+    Arguments and errors as in `character_times`; see [`CharacterText`] for where words end.
     """
-    words: list[TimedText] = []
-    in_word = False
-    for char in character_times(spans, tokenizer, seconds_per_frame):
-        if char.text == tokenizer.replace_word_delimiter_char:
-            in_word = False
-        elif in_word:
-            words[-1] = TimedText(words[-1].text + char.text, words[-1].start, char.end)
-        else:
-            words.append(char)
-            in_word = True
-    return words
+    builder = CharacterText(tokenizer, seconds_per_frame)
+    for span in spans:
+        builder.add(span)
+    return builder.finished()[1]
+
+
+def _check_frame(seconds: float) -> None:
+    if not (np.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"seconds_per_frame must be positive, got {seconds}.")
+
+
+def move_hypothesis(hypothesis: Hypothesis, seconds: float) -> Hypothesis:
+    """The same hypothesis that many seconds later."""
+    if hypothesis.words is None:
+        return hypothesis
+    words = [TimedText(word.text, word.start + seconds, word.end + seconds, word.joined) for word in hypothesis.words]
+    return Hypothesis(hypothesis.text, hypothesis.score, words)
+
+
+def join_hypotheses(first: Hypothesis, second: Hypothesis, begins_word: bool) -> Hypothesis:
+    """Two hypotheses of parts that follow each other as one.
+
+    Args:
+        begins_word: whether the second part begins with a new word. Otherwise the last and the first word are one, or
+            two without a space between them where their script has none.
+    """
+    space = " " if begins_word and first.text and second.text else ""
+    words = None
+    if first.words is not None and second.words is not None:
+        words = first.words + second.words
+        if not begins_word and first.words and second.words:
+            last, rest = first.words[-1], second.words[0]
+            if may_divide(last.text, rest.text) or rest.start - last.end >= LONGEST_PAUSE:
+                middle = [last, TimedText(rest.text, rest.start, rest.end, joined=True)]
+            else:
+                middle = [TimedText(last.text + rest.text, last.start, rest.end, last.joined)]
+            words = [*first.words[:-1], *middle, *second.words[1:]]
+    return Hypothesis(first.text + space + second.text, first.score + second.score, words)

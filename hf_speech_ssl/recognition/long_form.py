@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +18,10 @@ from ..data.audio import SAMPLING_RATE, AudioError, AudioSource, audio_name
 from ..data.audio_stream import SampleWindow, stream_audio
 from ..data.planning import plan_steps
 from ..decoding import Decoder, Hypothesis
-from ..decoding.piecewise import decode_pieces
-from ..modeling.cache import ConformerCache
 from ..modeling.configuration_conformer import HOP_LENGTH
-from ..modeling.feature_extraction_speech_ssl import FRAME_LENGTH, num_frames
+from ..modeling.feature_extraction_speech_ssl import FRAME_LENGTH
 from .recognizer import Recognizer
+from .streaming import StreamingBatch
 
 _POOL_SECONDS = 600.0  # of short audio, sorted by length together
 _CONTEXT_SHARE = 1 / 6  # of a window, on either side
@@ -30,17 +30,17 @@ _ODD_FRAMES = 2  # that models may have more or fewer at the edges than their st
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was understood in a file.
+    """The transcript of a file.
 
     Attributes:
         name: the file, as errors call it.
         seconds: its duration.
-        readings: the best one first, at least one; a long recording has one.
+        hypotheses: the best one first, at least one; a recording of more than two minutes has one.
     """
 
     name: str
     seconds: float
-    readings: list[Hypothesis]
+    hypotheses: list[Hypothesis]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class LongFormRecognizer:
     """
 
     recognizer: Recognizer
-    decoder: Decoder | None = None
+    decoder: Decoder[Any] | None = None
     chunk_duration_ms: int = 0
     batch_seconds: float = 60.0
     window_seconds: float = 30.0
@@ -106,8 +106,8 @@ class LongFormRecognizer:
                 pool, seconds = [], 0.0
         yield from self._transcribe_short(pool)
 
-    def log_probs(self, samples: SampleWindow) -> Iterator[torch.Tensor]:
-        """Log-probabilities of a recording, float32 (T, V) each, one after the other.
+    def recognize(self, samples: SampleWindow) -> list[Hypothesis]:
+        """The hypotheses of a recording of any length, the best one first.
 
         Args:
             samples: of the recording, at 16 kHz.
@@ -115,7 +115,26 @@ class LongFormRecognizer:
         Raises:
             ValueError: the model's frames do not come at the stride that it claims.
         """
-        return self._chunked(samples) if self.chunk_duration_ms else self._windowed(samples)
+        decoder = self.decoder or self.recognizer.greedy()
+        if self.chunk_duration_ms:
+            return self._recognize_in_chunks(samples, decoder)
+        state = decoder.start()
+        for log_probs in self._windowed(samples):
+            decoder.step([state], log_probs[None], [len(log_probs)])
+        return decoder.finish(state)
+
+    def _recognize_in_chunks(self, samples: SampleWindow, decoder: Decoder[Any]) -> list[Hypothesis]:
+        model, processor = self.recognizer.model, self.recognizer.processor
+        past = model.config.left_context_chunks
+        if past is None:
+            past = max(1, int(1000 * self.window_seconds / self.chunk_duration_ms))
+        batch = StreamingBatch(model, processor, self.chunk_duration_ms, past, decoder)
+        stream = batch.join()
+        block, begin = round(self.window_seconds * SAMPLING_RATE), 0
+        while not samples.ends_before(begin):
+            batch.feed({stream: samples.between(begin, begin + block)})
+            begin += block
+        return batch.finish_hypotheses(stream)[0]
 
     def _windowed(self, samples: SampleWindow) -> Iterator[torch.Tensor]:
         size = round(self.window_seconds / self.recognizer.seconds_per_frame)
@@ -154,28 +173,6 @@ class LongFormRecognizer:
                 )
             yield row[:length][window.begin : window.end]
 
-    @torch.inference_mode()
-    def _chunked(self, samples: SampleWindow) -> Iterator[torch.Tensor]:
-        model, extractor = self.recognizer.model, self.recognizer.processor.feature_extractor
-        config = model.config
-        chunk = config.chunk_frames(self.chunk_duration_ms)
-        past = round(self.window_seconds * config.frame_rate)
-        cache = ConformerCache(past if config.left_context_chunks is None else config.left_context_chunks * chunk)
-        size = chunk * config.frame_stacking  # feature frames
-        heard = size * (1 + config.num_lookahead_chunks)
-        begin = 0
-        while True:
-            waveform = samples.between(begin * HOP_LENGTH, (begin + heard - 1) * HOP_LENGTH + FRAME_LENGTH)
-            if num_frames(len(waveform)) < config.frame_stacking:
-                return
-            features, _ = extractor.extract(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
-            features = features.to(model.device)
-            ahead = features[:, size:]
-            lookahead = {"lookahead_features": ahead} if ahead.shape[1] >= config.frame_stacking else {}
-            output = model(features[:, :size], past_key_values=cache, use_cache=True, **lookahead)
-            yield output.logits[0].float().log_softmax(-1).cpu()
-            begin += size
-
     def _open(self, source: AudioSource) -> _Short | _Long | AudioError:
         """Read the beginning of a file, and all of it if that is its end."""
         stride = round(self.recognizer.seconds_per_frame * SAMPLING_RATE)
@@ -194,17 +191,11 @@ class LongFormRecognizer:
         return _Long(audio_name(source), samples, blocks)
 
     def _transcribe_long(self, recording: _Long) -> Transcript | AudioError:
-        recognizer = self.recognizer
         try:
-            readings = decode_pieces(
-                self.log_probs(recording.samples),
-                self.decoder or recognizer.greedy(),
-                recognizer.tokenizer,
-                recognizer.seconds_per_frame,
-            )
+            hypotheses = self.recognize(recording.samples)
         except AudioError as error:
             return error
-        return Transcript(recording.name, recording.blocks.seconds, readings)
+        return Transcript(recording.name, recording.blocks.seconds, hypotheses)
 
     def _transcribe_short(self, pool: list[_Short | AudioError]) -> Iterator[Transcript | AudioError]:
         """Transcribe files in batches of similar length."""
@@ -216,9 +207,9 @@ class LongFormRecognizer:
         for (batch,) in plan_steps([one.seconds for _, one in whole], batch_seconds=self.batch_seconds):
             waveforms = [whole[row][1].waveform for row in batch]
             log_probs, lengths = self.recognizer.log_probs(waveforms, self.chunk_duration_ms)
-            for row, readings in zip(batch, decoder(log_probs, lengths), strict=True):
+            for row, hypotheses in zip(batch, decoder(log_probs, lengths), strict=True):
                 place, one = whole[row]
-                results[place] = Transcript(one.name, one.seconds, readings or [Hypothesis("", 0.0, [])])
+                results[place] = Transcript(one.name, one.seconds, hypotheses)
                 self.progress(one.seconds)
         yield from (results[place] for place in range(len(pool)))
 

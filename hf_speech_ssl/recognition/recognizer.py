@@ -156,9 +156,9 @@ class Recognizer:
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.cat([lengths for _, lengths in parts])
 
     def recognize(
-        self, waveforms: Sequence[NDArray[np.float32]], decoder: Decoder | None = None, chunk_duration_ms: int = 0
+        self, waveforms: Sequence[NDArray[np.float32]], decoder: Decoder[Any] | None = None, chunk_duration_ms: int = 0
     ) -> list[list[Hypothesis]]:
-        """The best readings of some utterances, the best one first. Arguments and errors as in `log_probs`."""
+        """The hypotheses of some utterances, the best one first. Arguments and errors as in `log_probs`."""
         return (decoder or self.greedy())(*self.log_probs(waveforms, chunk_duration_ms))
 
     @cached_property

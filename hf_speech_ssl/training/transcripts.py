@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from hf_speech_ssl.decoding import ctc_text, greedy_ctc
+from hf_speech_ssl.decoding import Decoder, GreedyDecoder
 from hf_speech_ssl.evaluation import ErrorCounts, count_character_errors, count_word_errors
 from hf_speech_ssl.run_folder import OFFLINE, MetricName
 
@@ -21,7 +22,7 @@ from .objectives import Transcription
 
 @dataclass(frozen=True)
 class TranscriptEvaluator:
-    """Loss, WER and CER of greedy CTC transcripts, for each of some splits and in each of some modes.
+    """Loss, WER and CER of transcripts, for each of some splits and in each of some modes.
 
     Args:
         splits: batches by name; the first one's WER marks the best checkpoint.
@@ -86,10 +87,15 @@ class TranscriptEvaluator:
         self.examples.extend(f"  ref: {reference}\n  hyp: {transcript}" for reference, transcript in pairs)
         del self.examples[self.num_examples :]
 
+    @cached_property
+    def decoder(self) -> Decoder[Any]:
+        """Greedy, of the processor's tokenizer; times are of no use here."""
+        return GreedyDecoder(self.objective.processor.tokenizer, seconds_per_frame=1.0)
+
     def transcribe(self, logits: torch.Tensor) -> list[str]:
-        """Greedy transcripts of (B, T, V) logits; padded frames say blank."""
-        tokenizer = self.objective.processor.tokenizer
-        return [ctc_text(ids, tokenizer) for ids in greedy_ctc(logits, blank_token_id=tokenizer.pad_token_id)]
+        """Transcripts of (B, T, V) logits; the best token of padded frames is the blank."""
+        hypotheses = self.decoder(logits.float().log_softmax(-1), [logits.shape[1]] * len(logits))
+        return [one[0].text for one in hypotheses]
 
 
 def _named(unit: str, counts: ErrorCounts) -> dict[str, float]:

@@ -1,0 +1,70 @@
+"""What a decoder is: the way from what a model computes for each frame to text, a few frames at a time.
+
+Shape letters: B utterances, T frames, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+import torch
+
+from .text import Hypothesis, StreamingText
+
+State = TypeVar("State")
+
+
+class Decoder(ABC, Generic[State]):
+    """Decodes utterances whose frames come at once or in pieces; where the pieces end changes nothing.
+
+        state = decoder.start()
+        for log_probs in pieces:  # (1, T, V) each
+            decoder.step([state], log_probs, lengths=[log_probs.shape[1]])
+            print(decoder.hypothesis(state).text)
+        best, *others = decoder.finish(state)
+
+    The decoder itself does not change: all that belongs to an utterance is in its state, so that one decoder serves
+    any number of them. Steps take several states at once because a model that has a network in its decoder, such as a
+    transducer, needs them in a batch; its frames are those of the encoder instead of log-probabilities.
+    """
+
+    @abstractmethod
+    def start(self) -> State:
+        """The state of an utterance that has no frame yet."""
+
+    @abstractmethod
+    def step(self, states: Sequence[State], frames: torch.Tensor, lengths: Sequence[int]) -> None:
+        """Take the next frames of some utterances into their states.
+
+        Args:
+            states: B states, each of another utterance.
+            frames: (B, T, V) log-probabilities.
+            lengths: B numbers of frames that belong to each utterance; what follows is padding.
+
+        Raises:
+            ValueError: the frames do not fit the decoder, or hold NaN. The states are as before then.
+        """
+
+    @abstractmethod
+    def hypothesis(self, state: State) -> StreamingText:
+        """The text of an utterance so far."""
+
+    @abstractmethod
+    def finish(self, state: State) -> list[Hypothesis]:
+        """The hypotheses of an utterance that has ended, the best one first, at least one. Its state is used up."""
+
+    def __call__(self, frames: torch.Tensor, lengths: torch.Tensor | Sequence[int]) -> list[list[Hypothesis]]:
+        """Decode whole utterances.
+
+        Args:
+            frames: (B, T, V).
+            lengths: (B,) frames of each utterance.
+
+        Returns:
+            The hypotheses of each utterance, as `finish` returns them.
+        """
+        states = [self.start() for _ in range(len(frames))]
+        self.step(states, frames, torch.as_tensor(lengths).tolist())
+        return [self.finish(state) for state in states]
