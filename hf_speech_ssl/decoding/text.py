@@ -92,6 +92,7 @@ class CharacterText:
     seconds_per_frame: float
     words: list[TimedText] = field(default_factory=list)  # that have ended
     _text: str = ""  # of these words, with the spaces between them and behind them
+    _new: list[str] = field(default_factory=list)  # what is not yet in that text
     _last_word: list[TokenSpan] = field(default_factory=list)
     _joined: bool = False  # whether the last word follows the word before it without a space
 
@@ -101,7 +102,7 @@ class CharacterText:
     def add(self, span: TokenSpan) -> None:
         if span.token_id == self.tokenizer.word_delimiter_token_id:
             self._end_word(len(self._last_word))
-            self._text += self.tokenizer.replace_word_delimiter_char
+            self._new.append(self.tokenizer.replace_word_delimiter_char)
             self._joined = False
             return
         if self._last_word:
@@ -113,11 +114,17 @@ class CharacterText:
             self._last_word[-1] = self._last_word[-1]._replace(end_frame=end_frame)
 
     def partial(self) -> StreamingText:
-        return StreamingText((self._text + self._text_of(self._last_word)).strip(), self._text.strip())
+        ended = self._ended_text()
+        return StreamingText((ended + self._text_of(self._last_word)).strip(), ended.strip())
 
     def finished(self) -> tuple[str, list[TimedText]]:
         self._end_word(len(self._last_word))
-        return self._text.strip(), self.words
+        return self._ended_text().strip(), self.words
+
+    def _ended_text(self) -> str:
+        if self._new:
+            self._text, self._new = self._text + "".join(self._new), []
+        return self._text
 
     def _divide_before(self, span: TokenSpan) -> None:
         last = self._last_word[-1]
@@ -139,7 +146,7 @@ class CharacterText:
             self.words.append(
                 TimedText(text, start * self.seconds_per_frame, end * self.seconds_per_frame, self._joined)
             )
-            self._text += text
+            self._new.append(text)
         self._joined = bool(ended)
 
     def _text_of(self, spans: Sequence[TokenSpan]) -> str:

@@ -89,8 +89,8 @@ class TranscriptEvaluator:
 
     @cached_property
     def decoder(self) -> Decoder[Any]:
-        """Greedy, of the processor's tokenizer; times are of no use here."""
-        return GreedyDecoder(self.objective.processor.tokenizer, seconds_per_frame=1.0)
+        """Greedy decoding with the processor's tokenizer; the times of words are of no use here."""
+        return GreedyDecoder(self.objective.processor.tokenizer, seconds_per_frame=0.01)
 
     def transcribe(self, logits: torch.Tensor) -> list[str]:
         """Transcripts of (B, T, V) logits; the best token of padded frames is the blank."""
