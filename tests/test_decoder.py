@@ -13,10 +13,12 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_speech_ssl.decoding import BeamSearchDecoder, Decoder, GreedyDecoder, Hypothesis, build_ctc_tokenizer
 from hf_speech_ssl.decoding.cutting import PartCutter
+from hf_speech_ssl.options import DecodingOptions
 
 CHARACTERS = build_ctc_tokenizer(["abc"])  # blank 0, unknown 1, delimiter 2, letters 3 to 5
 HAN = build_ctc_tokenizer(["今天好"])
 FRAME = 0.02  # seconds
+BEAM = DecodingOptions(beam_size=8)
 
 
 def word_pieces() -> PreTrainedTokenizerFast:
@@ -31,8 +33,8 @@ def make(name: str) -> Decoder:
         "greedy": lambda: GreedyDecoder(CHARACTERS, FRAME),
         "greedy without spaces": lambda: GreedyDecoder(HAN, FRAME),
         "greedy word pieces": lambda: GreedyDecoder(word_pieces(), FRAME),
-        "beam": lambda: BeamSearchDecoder(CHARACTERS, FRAME, beam_size=8, num_best=3),
-        "beam without spaces": lambda: BeamSearchDecoder(HAN, FRAME, beam_size=8),
+        "beam": lambda: BeamSearchDecoder(CHARACTERS, FRAME, BEAM, num_best=3),
+        "beam without spaces": lambda: BeamSearchDecoder(HAN, FRAME, BEAM),
     }[name]()
 
 
@@ -108,7 +110,7 @@ def test_a_step_that_is_refused_leaves_the_states_as_they_were(name):
 @settings(max_examples=40, deadline=None)
 def test_parts_do_not_depend_on_the_pieces(seed, sizes, part):
     """A beam that is sharp writes what greedy decoding writes, over cuts and all."""
-    decoder = BeamSearchDecoder(CHARACTERS, FRAME, beam_size=8)
+    decoder = BeamSearchDecoder(CHARACTERS, FRAME, BEAM)
     decoder._cutter.frames = part
     frames = sum(sizes)
     whole = (20 * log_probs(frames, seed)).log_softmax(-1)

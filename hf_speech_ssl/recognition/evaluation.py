@@ -35,7 +35,7 @@ class CorpusEvaluator:
     def __init__(
         self,
         recognizer: Recognizer,
-        decoder: Decoder,
+        decoder: Decoder[Any],
         chunk_durations_ms: Sequence[int],
         speaker_column: str,
         normalize: bool,

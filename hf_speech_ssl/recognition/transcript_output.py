@@ -90,7 +90,7 @@ def format_transcript(file: AudioFile, transcript: Transcript, format: Format) -
     JSON is an object on one line: `file`, `duration` (s), `text`, `score` and `words` (`word`, `start`, `end` in s;
     null where the tokenizer does not tell words apart), and `alternatives` where there are any (`text`, `score`).
     """
-    best = transcript.readings[0]
+    best = transcript.hypotheses[0]
     if format == "text":
         return _text(best) + "\n"
     if format == "json":
@@ -100,7 +100,7 @@ def format_transcript(file: AudioFile, transcript: Transcript, format: Format) -
 
 
 def _as_json(file: AudioFile, transcript: Transcript) -> dict[str, Any]:
-    best, *others = transcript.readings
+    best, *others = transcript.hypotheses
     record: dict[str, Any] = {
         "file": file.path,
         "duration": round(transcript.seconds, 3),

@@ -78,7 +78,7 @@ def log_probabilities(recognizer: Recognizer, reader: UtteranceReader) -> tuple[
     return found, references
 
 
-def word_errors(decoder: Decoder, log_probs: Sequence[torch.Tensor], references: Sequence[str]) -> ErrorCounts:
+def word_errors(decoder: Decoder[Any], log_probs: Sequence[torch.Tensor], references: Sequence[str]) -> ErrorCounts:
     """Count the word errors of a decoder on what [`log_probabilities`] returned."""
     hypotheses = [decoder(one, torch.tensor([one.shape[1]]))[0][0].text for one in log_probs]
     return count_word_errors([normalize_text(text) for text in hypotheses], references)
