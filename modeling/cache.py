@@ -3,8 +3,12 @@
 Shape letters: B streams, S cached frames, C frames per chunk, H heads, d head dimension, D hidden size.
 """
 
+from typing import Any
+
 import torch
+from torch.fx._pytree import register_pytree_flatten_spec
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 
 class ConformerCache:
@@ -78,6 +82,8 @@ class ConformerCache:
         return room
 
     def _kept(self, room: torch.Tensor) -> torch.Tensor:
+        if self.first == 0 and self.length == room.shape[2]:
+            return room  # the same tensor object, which torch.export marks where a dimension is open
         return room[:, :, self.first : self.first + self.length]
 
     def update(self, layer_idx: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,3 +150,39 @@ class ConformerCache:
         stacked.positions = torch.cat([cache.positions for cache in caches])
         stacked.padded = any(cache.padded or cache.length < length for cache in caches)
         return stacked
+
+
+# torch.export takes a model's inputs and outputs apart into tensors; this is how it does so with a cache.
+
+
+def _flatten(cache: ConformerCache) -> tuple[list[torch.Tensor], list[Any]]:
+    layers = list(cache.keys)
+    rooms = [cache._kept(store[layer]) for store in (cache.keys, cache.values) for layer in layers]
+    inputs = [cache.convolution_inputs[layer] for layer in layers]
+    return [cache.valid, cache.positions, *rooms, *inputs], [layers, cache.left_context_frames, cache.padded]
+
+
+def _flatten_with_keys(cache: ConformerCache) -> tuple[list[tuple[pytree.KeyEntry, torch.Tensor]], list[Any]]:
+    tensors, context = _flatten(cache)
+    return [(pytree.SequenceKey(index), tensor) for index, tensor in enumerate(tensors)], context
+
+
+def _unflatten(tensors: Any, context: list[Any]) -> ConformerCache:
+    layers, left_context_frames, padded = context
+    cache, count = ConformerCache(left_context_frames), len(layers)
+    cache.valid, cache.positions, *stores = tensors
+    cache.padded = padded
+    cache.keys = dict(zip(layers, stores[:count], strict=True))
+    cache.values = dict(zip(layers, stores[count : 2 * count], strict=True))
+    cache.convolution_inputs = dict(zip(layers, stores[2 * count :], strict=True))
+    return cache
+
+
+pytree.register_pytree_node(
+    ConformerCache,
+    _flatten,
+    _unflatten,
+    serialized_type_name=f"{ConformerCache.__module__}.ConformerCache",
+    flatten_with_keys_fn=_flatten_with_keys,
+)
+register_pytree_flatten_spec(ConformerCache, lambda cache, spec: _flatten(cache)[0])

@@ -148,6 +148,27 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
             unpadded=frame_mask is None,
         )
 
+    def fixed_cache(self, batch_size: int, left_context_frames: int) -> ConformerCache:
+        """An empty cache that has its final size already, so that all streaming steps have the same shapes.
+
+        This is what an exported step needs. Elsewhere a cache grows from nothing, which saves time at the start.
+
+        Args:
+            batch_size: streams in the batch.
+            left_context_frames: encoder frames before its chunk that a frame sees, a whole number of chunks.
+        """
+        config, cache = self.config, ConformerCache(left_context_frames)
+        cache.begin(batch_size, 0, self.device)
+        cache.valid = cache.valid.new_zeros(batch_size, left_context_frames)
+        cache.padded = True
+        past = (batch_size, config.num_attention_heads, left_context_frames, config.head_dim)
+        around = (batch_size, config.conv_kernel_size // 2, config.hidden_size)
+        for layer_idx in range(config.num_hidden_layers):
+            zeros = torch.zeros(past, dtype=self.dtype, device=self.device)
+            cache.keys[layer_idx], cache.values[layer_idx] = zeros, zeros.clone()
+            cache.convolution_inputs[layer_idx] = torch.zeros(around, dtype=self.dtype, device=self.device)
+        return cache
+
     def stream(
         self,
         chunk: torch.Tensor,

@@ -1,5 +1,7 @@
 """Copy-and-append = the sequence of streaming steps = a naive pass per chunk, and nothing leaks."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,8 @@ from hf_speech_ssl.modeling import layouts
 from hf_speech_ssl.modeling.cache import ConformerCache
 from hf_speech_ssl.modeling.configuration_chunkssl import ChunkSSLConfig
 from hf_speech_ssl.modeling.layouts import ChunkLayout
-from hf_speech_ssl.modeling.modeling_chunkssl import ChunkSSLForPreTraining, ChunkSSLModel
+from hf_speech_ssl.modeling.modeling_chunkssl import ChunkSSLForCTC, ChunkSSLForPreTraining, ChunkSSLModel
+from hf_speech_ssl.modeling.modeling_conformer import ConformerModelOutput
 
 TINY = {
     "num_mel_bins": 5,
@@ -56,23 +59,30 @@ def padded_batch(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(len(lengths), frames, 5), mask
 
 
-def stream(model: ChunkSSLModel, features: torch.Tensor, mask: torch.Tensor, chunk_size: int) -> torch.Tensor:
-    """The sequence of streaming steps over a batch of whole utterances."""
-    cache, outputs, step = None, [], 2 * chunk_size
+def steps(
+    model: ChunkSSLModel, features: torch.Tensor, mask: torch.Tensor | None, chunk_size: int, cache=None, **kwargs
+) -> Iterator[ConformerModelOutput]:
+    """The outputs of the streaming steps over a batch of whole utterances."""
+    step = 2 * chunk_size
     for start in range(0, features.shape[1], step):
-        ahead = slice(start + step, start + 2 * step)
+        now, ahead = slice(start, start + step), slice(start + step, start + 2 * step)
         more = model.config.num_lookahead_chunks and start + step < features.shape[1]
         output = model(
-            features[:, start : start + step],
-            mask[:, start : start + step],
+            features[:, now],
+            None if mask is None else mask[:, now],
             lookahead_features=features[:, ahead] if more else None,
-            lookahead_attention_mask=mask[:, ahead] if more else None,
+            lookahead_attention_mask=mask[:, ahead] if more and mask is not None else None,
             past_key_values=cache,
             use_cache=True,
+            **kwargs,
         )
         cache = output.past_key_values
-        outputs.append(output.last_hidden_state)
-    return torch.cat(outputs, dim=1)
+        yield output
+
+
+def stream(model: ChunkSSLModel, features: torch.Tensor, mask: torch.Tensor, chunk_size: int) -> torch.Tensor:
+    """The sequence of streaming steps over a batch of whole utterances."""
+    return torch.cat([output.last_hidden_state for output in steps(model, features, mask, chunk_size)], dim=1)
 
 
 def turn(vectors, places):
@@ -331,3 +341,48 @@ def test_predictions_do_not_need_the_last_chunk(lengths, chunk_size, layers, ker
         output = model.run_layers(layout.append_copies(model.project(stacked)), None, layout=layout)
         outputs.append(layout.extended_frames(output)[frame_mask[:, chunk_size:]])
     torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+@pytest.mark.parametrize("past", [None, 1])
+@torch.no_grad()
+def test_hidden_states_and_attentions_are_those_of_the_frames_that_went_in(lookahead: int, past: int | None):
+    """Layer by layer, a chunked pass and its streaming steps return the same; weights of copies are not lost."""
+    model = build(layers=3, num_lookahead_chunks=lookahead, left_context_chunks=past, chunk_size=4)
+    model.set_attn_implementation("eager")
+    features, frames = torch.randn(2, 20, 5), 10
+    wants = {"output_hidden_states": True, "output_attentions": True}
+    whole = model(features, **wants)
+    assert [tuple(states.shape) for states in whole.hidden_states] == [(2, frames, 16)] * 4
+    assert torch.equal(whole.hidden_states[-1], whole.last_hidden_state)
+    assert [tuple(weights.shape) for weights in whole.attentions] == [(2, 2, frames, frames)] * 3
+    assert torch.stack(whole.hidden_states).mean(2).shape == (4, 2, 16)
+    torch.testing.assert_close(whole.attentions[1].sum(-1), torch.ones(2, 2, frames))
+    outputs = list(steps(model, features, None, 4, **wants))
+    for layer, states in enumerate(whole.hidden_states):
+        streamed = torch.cat([output.hidden_states[layer] for output in outputs], dim=1)
+        torch.testing.assert_close(streamed, states, atol=1e-5, rtol=1e-5)
+    for index, output in enumerate(outputs):
+        first = 0 if past is None else max(0, index - past) * 4
+        seen = slice(first, min(frames, (index + 1 + lookahead) * 4))
+        for weights, step_weights in zip(whole.attentions, output.attentions, strict=True):
+            wanted = weights[:, :, 4 * index : 4 * (index + 1), seen]
+            torch.testing.assert_close(step_weights, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunk_size", [0, 4])
+@torch.no_grad()
+def test_hidden_states_of_the_ctc_head_and_of_chosen_layers(chunk_size: int):
+    torch.manual_seed(0)
+    model = ChunkSSLForCTC(
+        ChunkSSLConfig(num_hidden_layers=2, conv_kernel_size=3, chunk_size=chunk_size, **TINY)
+    ).eval()
+    features, mask = padded_batch([10, 7])
+    plain = model(features, mask)
+    output = model(features, mask, output_hidden_states=True)
+    assert torch.equal(output.logits, plain.logits) and plain.hidden_states is None
+    assert [tuple(states.shape) for states in output.hidden_states] == [(2, 10, 16)] * 3
+    chosen = model(features, mask, output_hidden_states=[0, -1]).hidden_states
+    assert chosen[1] is None and torch.equal(chosen[2], output.hidden_states[2])
+    in_order = model(features, mask, output_hidden_states=True, return_dict=False)
+    assert all(torch.equal(*pair) for pair in zip(in_order[1], output.hidden_states, strict=True))
