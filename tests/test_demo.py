@@ -29,12 +29,12 @@ from hf_speech_ssl import (
 )
 from hf_speech_ssl.decoding import TimedText, build_ctc_processor
 from hf_speech_ssl.demo import live as live_module
-from hf_speech_ssl.demo.hearing import Hearing, hear
 from hf_speech_ssl.demo.live import LiveTranscripts
 from hf_speech_ssl.demo.masked_prediction import LabelRows, MaskedPrediction, PretrainingTask
 from hf_speech_ssl.demo.models import load_demo_model
 from hf_speech_ssl.demo.page import build_page
 from hf_speech_ssl.demo.pictures import DOTS_PER_INCH, WIDTH_INCHES, draw_masked_prediction, draw_recording
+from hf_speech_ssl.demo.timed_transcript import TimedTranscript, transcribe_with_times
 from hf_speech_ssl.demo.words import task_caption
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 from hf_speech_ssl.modeling.masking import draw_span_mask
@@ -78,7 +78,7 @@ def test_a_recording_s_picture_has_its_words_and_characters():
     words = [TimedText("hello", 0.3, 0.7), TimedText("there", 0.9, 1.4)]
     letters = [TimedText("h", 0.3, 0.34), TimedText("t", 0.9, 0.94)]
     bare = draw_recording(waveform)
-    full = draw_recording(waveform, Hearing("hello there", words, letters))
+    full = draw_recording(waveform, TimedTranscript("hello there", words, letters))
     for picture in (bare, full):
         assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
         assert picture.shape[1] == WIDTH
@@ -90,8 +90,8 @@ def test_only_the_hidden_frames_are_covered_and_only_their_labels_are_bright():
     waveform, heights = speech_like(2.0), []
     for rows in ([], [LabelRows("anchor", np.arange(100) % 7)]):
         pictures = []
-        for hidden in (np.zeros(100, dtype=bool), np.arange(100) < 50):
-            pictures.append(draw_masked_prediction(waveform, MaskedPrediction(hidden, 0.02, 0.0, rows)).astype(int))
+        for masked in (np.zeros(100, dtype=bool), np.arange(100) < 50):
+            pictures.append(draw_masked_prediction(waveform, MaskedPrediction(masked, 0.02, 0.0, rows)).astype(int))
         changed = np.abs(pictures[0] - pictures[1]).sum(2)
         columns = np.flatnonzero(changed.sum(0))
         assert 0.05 < columns.min() / WIDTH < 0.15 and 0.45 < columns.max() / WIDTH < 0.55  # the first half
@@ -113,8 +113,8 @@ def test_birq_s_mask_is_its_own_and_its_ctc_model_knows_the_anchor_labels():
     model = BiRQForPreTraining(config).eval()
     task = PretrainingTask(config, extractor(), ConformerEncoder(model.encoder, extractor(), model))(waveform, seed=5)
     torch.manual_seed(5)
-    expected = draw_span_mask(torch.ones(1, len(task.hidden), dtype=torch.bool), 0.1, 5)[0]
-    assert 0 < task.hidden.mean() < 1 and task.hidden.tolist() == expected.tolist()
+    expected = draw_span_mask(torch.ones(1, len(task.masked), dtype=torch.bool), 0.1, 5)[0]
+    assert 0 < task.masked.mean() < 1 and task.masked.tolist() == expected.tolist()
     assert [row.name for row in task.rows] == ["anchor", "enhanced (block 2)"]
     of_ctc = PretrainingTask(tiny_birq(), extractor())(waveform, seed=5)
     assert (of_ctc.rows[0].labels == task.rows[0].labels).all() and len(of_ctc.rows) == 1
@@ -134,11 +134,11 @@ def test_chunk_ssl_hides_half_of_every_chunk_but_the_first():
     model = ChunkSSLForPreTraining(config).eval()
     encoder = ConformerEncoder(model.encoder, extractor(), model)
     task = PretrainingTask(config, extractor(), encoder)(speech_like(3.0))
-    chunks = task.hidden[: len(task.hidden) // 8 * 8].reshape(-1, 8).sum(1)
+    chunks = task.masked[: len(task.masked) // 8 * 8].reshape(-1, 8).sum(1)
     assert task.chunk_seconds == pytest.approx(0.16)
     assert chunks[0] == 0 and (chunks[1:] == 4).all()
     (row,) = task.rows
-    assert row.levels.shape == (2, len(task.hidden)) and 0 <= row.levels.min() <= row.levels.max() <= 1
+    assert row.levels.shape == (2, len(task.masked)) and 0 <= row.levels.min() <= row.levels.max() <= 1
     digits = row.levels.T * (np.array(config.fsq_levels) - 1)
     assert (np.round(digits) @ [1, config.fsq_levels[0]] == row.labels).all()
     of_ctc = PretrainingTask(config, extractor())(speech_like(3.0))
@@ -180,7 +180,7 @@ def test_visitors_hear_their_own_words_and_nobody_else_s():
     for number in range(9):
         for name, blocks in parts.items():
             if number < len(blocks):
-                answer = live.hear(message(name, number, blocks[number], last=number == len(blocks) - 1))
+                answer = live.accept(message(name, number, blocks[number], last=number == len(blocks) - 1))
                 assert answer["problem"] == "" and answer["final"].startswith(before[name])
                 before[name] = answer["final"]
                 texts[name] = answer["final"] + answer["tentative"]
@@ -188,30 +188,30 @@ def test_visitors_hear_their_own_words_and_nobody_else_s():
     assert texts == expected and len(set(expected.values())) == 3 and all(len(text) > 3 for text in texts.values())
     kept = live.samples("bob")
     assert np.allclose(kept, signals["bob"] / 32_768) and live.samples("bob") is None
-    assert hear(recognizer, kept, CHUNK_MS).text == texts["bob"]
+    assert transcribe_with_times(recognizer, kept, CHUNK_MS).text == texts["bob"]
 
 
 def test_a_block_that_comes_twice_is_heard_once_and_a_lost_one_is_told():
     recognizer = chunkssl_ctc()
     live, signal = LiveTranscripts(recognizer, CHUNK_MS), pcm(2.0)
     first, second = signal[:20_000], signal[20_000:]
-    live.hear(message("ann", 0, first))
-    assert live.hear(message("ann", 0, first))["seconds"] == 1.25
-    live.hear(message("ann", 1, second, last=True))
-    answer = live.hear(message("ann", 1, second, last=True))
+    live.accept(message("ann", 0, first))
+    assert live.accept(message("ann", 0, first))["seconds"] == 1.25
+    live.accept(message("ann", 1, second, last=True))
+    answer = live.accept(message("ann", 1, second, last=True))
     assert answer["ended"] and answer["final"] == expected_text(recognizer, signal)
-    live.hear(message("bob", 0, first))
-    lost = live.hear(message("bob", 2, second))
+    live.accept(message("bob", 0, first))
+    lost = live.accept(message("bob", 2, second))
     assert lost["ended"] and "lost" in lost["problem"]
 
 
 def test_a_refused_block_is_told_and_the_recording_goes_on():
     recognizer = chunkssl_ctc()
     live, signal = LiveTranscripts(recognizer, CHUNK_MS), pcm(2.0)
-    live.hear(message("ann", 0, signal[:20_000]))
-    answer = live.hear(message("ann", 1, signal[:8000], rate=8000))
+    live.accept(message("ann", 0, signal[:20_000]))
+    answer = live.accept(message("ann", 1, signal[:8000], rate=8000))
     assert "1.0 s were left out" in answer["problem"] and not answer["ended"]
-    answer = live.hear(message("ann", 2, signal[20_000:], last=True))
+    answer = live.accept(message("ann", 2, signal[20_000:], last=True))
     assert answer["final"] == expected_text(recognizer, signal) and answer["problem"] == ""
 
 
@@ -238,28 +238,28 @@ def test_what_is_no_audio_gets_an_answer_in_words(wrong):
     live = LiveTranscripts(chunkssl_ctc(), CHUNK_MS)
     good = message("ann", 0, pcm(0.5))
     sent = {**good, **wrong} if isinstance(wrong, dict) and wrong else wrong
-    answer = live.hear(sent)
+    answer = live.accept(sent)
     assert answer["ended"] and answer["problem"].startswith("The browser sent")
-    assert live.hear(good)["problem"] == ""
+    assert live.accept(good)["problem"] == ""
 
 
 def test_recordings_are_bounded_in_length_and_number(monkeypatch):
     monkeypatch.setattr(live_module, "MAX_SECONDS", 1.0)
     monkeypatch.setattr(live_module, "MAX_RECORDINGS", 2)
     live = LiveTranscripts(chunkssl_ctc(), CHUNK_MS)
-    answer = live.hear(message("ann", 0, pcm(1.2)))
+    answer = live.accept(message("ann", 0, pcm(1.2)))
     assert answer["ended"] and "Recordings end" in answer["problem"]
     for name in ("bob", "eve"):
-        assert not live.hear(message(name, 0, pcm(0.5)))["ended"]
-    assert "2 people are speaking" in live.hear(message("dan", 0, pcm(0.5)))["problem"]
+        assert not live.accept(message(name, 0, pcm(0.5)))["ended"]
+    assert "2 people are speaking" in live.accept(message("dan", 0, pcm(0.5)))["problem"]
     monkeypatch.setattr(live_module, "IDLE_SECONDS", -1.0)  # all have left
-    assert live.hear(message("dan", 0, pcm(0.5)))["problem"] == ""
+    assert live.accept(message("dan", 0, pcm(0.5)))["problem"] == ""
 
 
 def test_silence_and_nothing_end_without_words_or_picture():
     live = LiveTranscripts(chunkssl_ctc(), CHUNK_MS)
-    assert live.hear(message("ann", 0, np.zeros(0), last=True))["final"] == ""
-    live.hear(message("bob", 0, np.zeros(100), last=True))
+    assert live.accept(message("ann", 0, np.zeros(0), last=True))["final"] == ""
+    live.accept(message("bob", 0, np.zeros(100), last=True))
     assert live.samples("ann") is None and live.samples("bob") is None and live.samples("nobody") is None
 
 
@@ -291,11 +291,11 @@ def test_a_tokenizer_s_page_shows_its_labels_and_hides_nothing(tmp_path):
     extractor().save_pretrained(tmp_path)
     model = load_demo_model(str(tmp_path))
     text = json.dumps(build_page(model).config, default=str)
-    assert "A tokenizer" in text and "Its labels" in text and "Hide other frames" not in text
+    assert "A tokenizer" in text and "Its labels" in text and "Mask other frames" not in text
     task = model.task(speech_like(2.0))
     inputs = extractor()(speech_like(2.0), sampling_rate=16_000, return_tensors="pt")
     expected = tokenizer.tokenizer.quantizer.indices_from_digits(tokenizer.tokenize(inputs["input_features"], None))[0]
-    assert task.hidden is None and (task.rows[0].labels == expected.numpy()).all()
+    assert task.masked is None and (task.rows[0].labels == expected.numpy()).all()
     caption = task_caption(task)
     assert "frames of 40 ms" in caption and "Bright" not in caption and "Covered" not in caption
     assert draw_masked_prediction(speech_like(2.0), task).shape[1] == WIDTH
@@ -310,7 +310,7 @@ def test_a_ctc_model_s_labels_come_from_its_pretraining_checkpoint(tmp_path):
     task = load_demo_model(folder, labels_from=str(tmp_path / "pretrained")).task(speech_like(2.0))
     expected = load_demo_model(str(tmp_path / "pretrained")).task(speech_like(2.0))
     assert task.why_no_labels == "" and (task.rows[0].levels == expected.rows[0].levels).all()
-    assert len(task.rows[0].labels) == len(task.hidden)
+    assert len(task.rows[0].labels) == len(task.masked)
     with pytest.raises(ValueError, match="checkpoint that it was fine-tuned from"):
         load_demo_model(folder, labels_from=str(tmp_path / "other"))
     with pytest.raises(ValueError, match="makes no labels"):
@@ -323,11 +323,11 @@ def call_listen(page, *inputs):
 
 
 def test_an_uploaded_recording_becomes_text_and_pictures(tmp_path):
-    soundfile.write(tmp_path / "said.wav", np.stack([pcm(2.0)] * 2, axis=1), 16_000)  # stereo
+    soundfile.write(tmp_path / "spoken.wav", np.stack([pcm(2.0)] * 2, axis=1), 16_000)  # stereo
     recognizer = chunkssl_ctc()
     page = build_page(load_demo_model(str(save(recognizer, tmp_path / "model"))), CHUNK_MS)
-    in_chunks = call_listen(page, str(tmp_path / "said.wav"), CHUNK_MS)
-    whole = call_listen(page, str(tmp_path / "said.wav"), 0)
+    in_chunks = call_listen(page, str(tmp_path / "spoken.wav"), CHUNK_MS)
+    whole = call_listen(page, str(tmp_path / "spoken.wav"), 0)
     assert in_chunks[1] == expected_text(recognizer, pcm(2.0)) != whole[1]
     _, _, column, waveform, recording, masked, caption = whole
     assert column.visible and len(waveform) == 32_000 and recording.shape[1] == masked.shape[1] == WIDTH
@@ -343,7 +343,8 @@ def test_a_recording_that_cannot_be_used_is_told(tmp_path, monkeypatch):
     page = build_page(load_demo_model(str(save(birq_ctc(), tmp_path / "model"))))
     (tmp_path / "notes.wav").write_text("shopping list")
     assert call_listen(page, str(tmp_path / "notes.wav"), 0)[:2] == [None, ""]
-    assert "convert it to wav or flac" in told[0] and str(tmp_path) not in told[0]
+    assert "convert it to wav or flac" in told[0] or "nor ffmpeg can read it" in told[0]
+    assert str(tmp_path) not in told[0]
     for name, seconds, words in (("silence", 1, "no sound"), ("lecture", 121, "longer than 2 minutes")):
         soundfile.write(tmp_path / f"{name}.wav", np.zeros(seconds * 16_000), 16_000)
         assert call_listen(page, str(tmp_path / f"{name}.wav"), 0)[1] == "" and words in told[-1]

@@ -34,16 +34,16 @@ SHOWN = "[...document.querySelectorAll('#recorder .final, #recorder .tentative')
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory) -> Path:
+def spoken(tmp_path_factory) -> Path:
     """What the fake microphone plays: half a second of silence, then babble."""
-    file = tmp_path_factory.mktemp("said") / "said.wav"
+    file = tmp_path_factory.mktemp("spoken") / "spoken.wav"
     samples = np.concatenate([np.zeros(8000, dtype=np.int16), pcm(SECONDS)])
     soundfile.write(file, np.repeat(samples, RATE // 16_000), RATE, subtype="PCM_16")
     return file
 
 
 @pytest.fixture(scope="module")
-def heard() -> list[dict]:
+def received() -> list[dict]:
     """The messages that reached the server."""
     return []
 
@@ -61,25 +61,25 @@ def served(recognizer: Recognizer, folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory, heard):
-    hear = LiveTranscripts.hear
+def address(tmp_path_factory, received):
+    accept = LiveTranscripts.accept
 
     def listen(self, message):
-        heard.append(message)
-        return hear(self, message)
+        received.append(message)
+        return accept(self, message)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LiveTranscripts, "hear", listen)
+        patch.setattr(LiveTranscripts, "accept", listen)
         with served(chunkssl_ctc(), tmp_path_factory.mktemp("model") / "tiny") as address:
             yield address
 
 
 @pytest.fixture
-def tab(address, said):
+def tab(address, spoken):
     """The page in a fresh browser; its requests to other places fail the test."""
     elsewhere = []
     with playwright.sync_playwright() as driver:
-        microphone = f"--use-file-for-fake-audio-capture={said}%noloop"
+        microphone = f"--use-file-for-fake-audio-capture={spoken}%noloop"
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, microphone])
         context = browser.new_context(viewport={"width": 1280, "height": 900})
         context.on(
@@ -114,8 +114,8 @@ def lose_an_answer(tab, number: int) -> None:
     tab.route("**/component_server/", pass_on)
 
 
-def test_live_text_grows_and_is_that_of_all_that_was_said(tab, heard, said):
-    heard.clear()
+def test_live_text_grows_and_is_that_of_all_that_was_said(tab, received, spoken):
+    received.clear()
     lose_an_answer(tab, number=3)
     tab.get_by_role("button", name="Start speaking").click()
     tab.wait_for_function(f"() => {SHOWN} !== ''", timeout=20_000)
@@ -126,9 +126,9 @@ def test_live_text_grows_and_is_that_of_all_that_was_said(tab, heard, said):
     text = tab.evaluate(f"() => {SHOWN}")
     assert len(text) > len(early) > 0 and tab.locator("#recorder .tentative").inner_text() == ""
 
-    numbers = [one["number"] for one in heard]
-    once = [one for index, one in enumerate(heard) if one["number"] not in numbers[:index]]
-    assert numbers.count(3) == 2 and len(heard) == len(once) + 1
+    numbers = [one["number"] for one in received]
+    once = [one for index, one in enumerate(received) if one["number"] not in numbers[:index]]
+    assert numbers.count(3) == 2 and len(received) == len(once) + 1
     assert [one["number"] for one in once] == list(range(len(once))) and once[-1]["last"]
     samples, rate = samples_of(once), once[0]["rate"]
     recognizer = chunkssl_ctc()
@@ -137,7 +137,7 @@ def test_live_text_grows_and_is_that_of_all_that_was_said(tab, heard, said):
     assert text == transcriber.finish()
 
     # Nothing of the file is missing: where it fits best, it fits all along.
-    played, _ = soundfile.read(said, dtype="float32")
+    played, _ = soundfile.read(spoken, dtype="float32")
     played = soxr.resample(played[RATE // 2 :], RATE, rate)
     assert len(samples) > len(played)
     size = len(samples) + len(played)
@@ -148,17 +148,19 @@ def test_live_text_grows_and_is_that_of_all_that_was_said(tab, heard, said):
     tab.locator(".picture img").first.wait_for(timeout=20_000)
 
 
-def test_an_upload_is_transcribed_and_drawn(tab, said):
+def test_an_upload_is_transcribed_and_drawn(tab, spoken):
     tab.get_by_role("tab", name="Recording").click()
-    tab.locator("input[type=file]").set_input_files(said)
-    text = tab.locator(".said textarea:visible")
-    tab.wait_for_function("() => [...document.querySelectorAll('.said textarea')].some(one => one.value.length > 3)")
+    tab.locator("input[type=file]").set_input_files(spoken)
+    text = tab.locator(".recording-text textarea:visible")
+    tab.wait_for_function(
+        "() => [...document.querySelectorAll('.recording-text textarea')].some(one => one.value.length > 3)"
+    )
     assert " " in text.input_value()
     pictures = tab.locator(".picture img:visible")
     pictures.nth(1).wait_for(timeout=20_000)
     assert pictures.count() == 2
     before = pictures.nth(1).get_attribute("src")
-    tab.get_by_role("button", name="Hide other frames").locator("visible=true").click()
+    tab.get_by_role("button", name="Mask other frames").locator("visible=true").click()
     tab.wait_for_function(
         "before => [...document.querySelectorAll('.picture img')].every(one => one.src !== before)", arg=before
     )
@@ -168,13 +170,13 @@ def test_a_file_that_is_no_audio_is_refused_in_words(tab, tmp_path):
     (tmp_path / "notes.wav").write_text("shopping list")
     tab.get_by_role("tab", name="Recording").click()
     tab.locator("input[type=file]").set_input_files(tmp_path / "notes.wav")
-    tab.get_by_text("convert it to wav or flac").wait_for(timeout=20_000)
+    tab.get_by_text("This recording cannot be used").wait_for(timeout=20_000)
 
 
-def test_small_screens_scroll_the_picture_and_not_the_page(tab, said):
+def test_small_screens_scroll_the_picture_and_not_the_page(tab, spoken):
     tab.set_viewport_size({"width": 390, "height": 844})
     tab.get_by_role("tab", name="Recording").click()
-    tab.locator("input[type=file]").set_input_files(said)
+    tab.locator("input[type=file]").set_input_files(spoken)
     picture = tab.locator(".picture img:visible").first
     picture.wait_for(timeout=20_000)
     assert tab.evaluate("() => document.documentElement.scrollWidth") <= 390
@@ -201,4 +203,4 @@ def test_a_model_that_hears_whole_recordings_writes_after_the_stop(tab, tmp_path
         tab.wait_for_timeout(2500)
         tab.get_by_role("button", name="Stop").first.click()
         tab.locator(".picture img:visible").nth(1).wait_for(timeout=20_000)
-        assert tab.locator(".said textarea").input_value() != ""
+        assert tab.locator(".recording-text textarea").input_value() != ""

@@ -97,7 +97,7 @@ class FFmpegStream:
 
     def _complaint(self) -> str:
         lines = [_LEVEL.sub("", line) for line in self._log().splitlines() if "[error]" in line or "[fatal]" in line]
-        return "; ".join(lines[-2:]) or "no audio in it"
+        return "; ".join(re.sub("^file:.*: ", "", line) for line in lines[-2:]) or "no audio in it"
 
     def _stated_seconds(self) -> float:
         """The duration in the file's header; 0 where there is none, or where it may be that of a film."""

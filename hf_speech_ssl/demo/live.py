@@ -38,7 +38,7 @@ class _Recording:
     seconds: float = 0.0
     rate: float = 0.0  # Hz
     kept: list[NDArray[np.int16]] = field(default_factory=list)
-    last_heard: float = field(default_factory=time.monotonic)
+    last_block_at: float = field(default_factory=time.monotonic)
     lock: Lock = field(default_factory=Lock)
 
 
@@ -46,14 +46,14 @@ class LiveTranscripts:
     """Transcribes what browsers send, each recording by itself.
 
     A browser names its recording by a random id that nobody else knows, and numbers its blocks: a block that comes
-    twice, because its answer was lost on the way, is heard once.
+    twice, because its answer was lost on the way, is used once.
 
     Args:
         recognizer: of a Chunk SSL model.
         chunk_duration_ms: duration of a chunk.
 
     Raises:
-        ValueError: the model cannot hear in chunks, or not in such ones.
+        ValueError: the model cannot work in chunks, or not in such ones.
     """
 
     def __init__(self, recognizer: Recognizer, chunk_duration_ms: int = 320):
@@ -66,7 +66,7 @@ class LiveTranscripts:
         weakref.finalize(self, self._recordings.clear)
         self._lock = Lock()
 
-    def hear(self, message: Any) -> dict[str, Any]:
+    def accept(self, message: Any) -> dict[str, Any]:
         """One block of a recording.
 
         Args:
@@ -74,7 +74,7 @@ class LiveTranscripts:
                 in base64; `last`, whether the recording ends here.
 
         Returns:
-            `final`, the words that stay, and `tentative`, what may still change; `seconds` heard; `ended`, whether
+            `final`, the words that stay, and `tentative`, what may still change; `seconds` accepted; `ended`, whether
             that was all; `problem`, words for the visitor where the block was left out. Where the recording cannot
             go on, only the last two. Nothing is raised.
         """
@@ -106,7 +106,7 @@ class LiveTranscripts:
         """The recording of that name, a new one at block 0."""
         now = time.monotonic()
         with self._lock:
-            left = [key for key, one in self._recordings.items() if now - one.last_heard > IDLE_SECONDS]
+            left = [key for key, one in self._recordings.items() if now - one.last_block_at > IDLE_SECONDS]
             for key in left:
                 del self._recordings[key]
             recording = self._recordings.get(name)
@@ -119,12 +119,12 @@ class LiveTranscripts:
                         f"{running} people are speaking to this page just now. Please try again in a minute."
                     )
                 recording = self._recordings[name] = _Recording(self._transcriber())
-            recording.last_heard = now
+            recording.last_block_at = now
             return recording
 
     @staticmethod
     def _take(recording: _Recording, number: int, rate: float, block: NDArray[np.int16], last: bool) -> str:
-        """Hear a block unless it was heard before; returns what the visitor should know, if anything."""
+        """Accept a block unless it came before; returns what the visitor should know, if anything."""
         transcriber, problem = recording.transcriber, ""
         if number < recording.blocks or transcriber is None:
             return ""

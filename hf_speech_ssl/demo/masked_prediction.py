@@ -1,4 +1,4 @@
-"""What pretraining would make of a recording: the frames that it hides, and the labels that it asks for.
+"""What pretraining would make of a recording: the frames that it masks, and the labels that it asks for.
 
 Shape letters: T encoder frames, R rows of a label picture.
 """
@@ -15,12 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.audio import SAMPLING_RATE
-from ..families import family_of
+from ..families import Family, family_of
 from ..modeling.finite_scalars import FiniteScalarQuantizer
 from ..probing.encoders import SpeechEncoder, label_name
-
-MASKED = ("birq", "chunkssl")  # model types whose pretraining hides frames
-FAMILIES = (*MASKED, "speech_fsq")  # and whose labels are known here
 
 
 @dataclass(frozen=True)
@@ -43,14 +40,14 @@ class MaskedPrediction:
     """The task that a pretraining step would set with a recording.
 
     Attributes:
-        hidden: (T,) bool, the frames to predict; `None` where nothing is hidden in this model's training.
+        masked: (T,) bool, the frames to predict; `None` where nothing is masked in this model's training.
         seconds_per_frame: duration of an encoder frame.
         chunk_seconds: duration of the step's chunks; 0 where there are none.
         rows: the labels; empty where the checkpoint does not hold what makes them.
         why_no_labels: the reason in that case.
     """
 
-    hidden: NDArray[np.bool_] | None
+    masked: NDArray[np.bool_] | None
     seconds_per_frame: float
     chunk_seconds: float
     rows: list[LabelRows]
@@ -71,21 +68,19 @@ class PretrainingTask:
         self.config, self.extractor, self.encoder = config, extractor, encoder
 
     @property
-    def hides(self) -> bool:
-        """Whether frames are hidden; a tokenizer's training hides none."""
-        return self.config.model_type in MASKED
+    def masks(self) -> bool:
+        """Whether frames are masked; a tokenizer's training masks none."""
+        return _family(self.config).masks
 
     @cached_property
     def pretraining_model(self) -> Any:
         """The pretraining model of the configuration, without weights: enough to draw masks and seeded labels."""
-        family = family_of(self.config.model_type)
-        assert family is not None
         with torch.device("meta"):
-            return family.model_class("pretraining")(copy.deepcopy(self.config))
+            return _family(self.config).model_class("pretraining")(copy.deepcopy(self.config))
 
     @torch.inference_mode()
     def __call__(self, waveform: NDArray[np.float32], seed: int = 0) -> MaskedPrediction:
-        """The task for a recording, (samples,) at 16 kHz; another seed hides other frames.
+        """The task for a recording, (samples,) at 16 kHz; another seed masks other frames.
 
         Raises:
             ValueError: the recording is shorter than a frame of the model.
@@ -97,15 +92,15 @@ class PretrainingTask:
                 f"{len(waveform) / SAMPLING_RATE:.3f} s of audio are less than one frame of the model; speak longer."
             )
         drawn: dict[str, Any] = {}
-        if self.hides:
+        if self.masks:
             real = torch.ones(1, frames, dtype=torch.bool)
             drawn = self.pretraining_model.sample_mask(real, torch.Generator().manual_seed(seed))
-        hidden = drawn["mask_time_indices"][0].numpy() if drawn else None
+        masked = drawn["mask_time_indices"][0].numpy() if drawn else None
         chunk_frames = drawn.get("chunk_size", 0)
         rows = self._labels(waveform, features)
         why = "" if rows else "what makes its labels stays behind in the pretraining checkpoint"
         seconds_per_frame = 1 / self.config.frame_rate
-        return MaskedPrediction(hidden, seconds_per_frame, chunk_frames * seconds_per_frame, rows, why)
+        return MaskedPrediction(masked, seconds_per_frame, chunk_frames * seconds_per_frame, rows, why)
 
     def _labels(self, waveform: NDArray[np.float32], features: torch.Tensor) -> list[LabelRows]:
         """One row for every codebook, or, where only the configuration is at hand, what follows from that."""
@@ -113,7 +108,7 @@ class PretrainingTask:
             found = self.encoder([waveform])[0].labels
             if found:
                 return [self._row(name, labels.cpu()) for name, labels in found.items()]
-        if not self.hides:
+        if not self.masks:
             return []
         made, _ = self.pretraining_model.make_labels(features[None], seeded_only=True)
         return [self._row(label_name(kind, self.config), labels.columns()[0][0]) for kind, labels in made.items()]
@@ -130,5 +125,11 @@ class PretrainingTask:
 
 def pretraining_task_of(model: Any, extractor: Any) -> PretrainingTask | None:
     """The task that a model with any head was pretrained on, as far as the checkpoint says; `None` of other kinds."""
-    known = getattr(model.config, "model_type", None) in FAMILIES and hasattr(model.config, "frame_stacking")
+    known = family_of(model.config.model_type) is not None and hasattr(model.config, "frame_stacking")
     return PretrainingTask(model.config, extractor) if known else None
+
+
+def _family(config: Any) -> Family:
+    family = family_of(config.model_type)
+    assert family is not None  # of others there is no task
+    return family

@@ -1,4 +1,4 @@
-"""The page: a recording to upload or to make, the live microphone where a model hears in chunks, and pictures."""
+"""The page: a recording to upload or to make, the live microphone where a model works in chunks, and pictures."""
 
 from __future__ import annotations
 
@@ -12,15 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.audio import SAMPLING_RATE, load_audio
-from .hearing import Hearing, hear
 from .live import MAX_SECONDS as MAX_LIVE_SECONDS
 from .live import LiveTranscripts
 from .masked_prediction import PretrainingTask
 from .models import DemoModel
 from .pictures import draw_masked_prediction, draw_recording
-from .recorder import CSS as RECORDER_CSS
-from .recorder import HTML as RECORDER_HTML
-from .recorder import JAVASCRIPT as RECORDER_JAVASCRIPT
+from .timed_transcript import TimedTranscript, transcribe_with_times
 from .words import MAX_SECONDS, in_minutes, in_words, introduction, recording_caption, task_caption
 
 MAX_FILE_SIZE = "200mb"  # two minutes of the largest formats in use; more is not even stored
@@ -28,17 +25,13 @@ KEEP_SECONDS = 3600  # uploaded files are deleted after that
 WARNING_SECONDS = 20.0  # that a message stays
 SYSTEM_FONTS = tuple(gr.themes.Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "sans-serif"))
 MONO_FONTS = tuple(gr.themes.Font(name) for name in ("ui-monospace", "Consolas", "monospace"))
-CSS = """
-.gradio-container { width: 100% !important; max-width: 1080px !important; margin: 0 auto !important; }
-.gradio-container main { width: 100%; }
-#recorder, #recorder > div { padding: 0 !important; }
-.picture { contain: inline-size; overflow-x: auto !important; }
-.picture * { justify-content: flex-start !important; }
-.picture img { min-width: 760px; }
-.toast-body { background: var(--background-fill-primary) !important; }
-.said textarea { font-size: 1.35rem !important; line-height: 1.5 !important; }
-footer { display: none !important; }
-"""
+
+
+def _asset(name: str) -> str:
+    """The text of a file beside this one."""
+    return (Path(__file__).parent / "assets" / name).read_text(encoding="utf-8")
+
+
 # How the page is opened: fonts that every system has, and nothing fetched from or told to anybody else.
 LAUNCH: dict[str, Any] = {
     "share": False,
@@ -50,7 +43,7 @@ LAUNCH: dict[str, Any] = {
     # Gradio would ask its own page once more, and give up after 3 s; that the server answers it has seen by then.
     "_frontend": False,
     "theme": gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=SYSTEM_FONTS, font_mono=MONO_FONTS),
-    "css": CSS,
+    "css": _asset("page.css"),
 }
 Waveform: TypeAlias = NDArray[np.float32]
 
@@ -79,19 +72,21 @@ def build_page(model: DemoModel, chunk_duration_ms: int = 320) -> gr.Blocks:
 
 
 def _live_part(model: DemoModel, live: LiveTranscripts, chunk_duration_ms: int) -> None:
-    """Recorder, and pictures of what was said once it has stopped."""
+    """Recorder, and pictures of the recording once it has stopped."""
     recognizer = model.recognizer
     assert recognizer is not None  # only a recognizer is live
 
-    def hear_block(message: Any) -> dict[str, Any]:  # Gradio marks it as a function of the page, which no method bears
-        return live.hear(message)
+    def accept_block(
+        message: Any,
+    ) -> dict[str, Any]:  # Gradio marks it as a function of the page, which no method bears
+        return live.accept(message)
 
     recorder = gr.HTML(
-        html_template=RECORDER_HTML,
-        css_template=RECORDER_CSS,
-        js_on_load=RECORDER_JAVASCRIPT,
+        html_template=_asset("recorder.html"),
+        css_template=_asset("recorder.css"),
+        js_on_load=_asset("recorder.js"),
         apply_default_css=False,
-        server_functions=[hear_block],
+        server_functions=[accept_block],
         elem_id="recorder",
     )
     gr.Markdown(f"Underlined words may still change. A recording ends after {in_minutes(MAX_LIVE_SECONDS)}.")
@@ -102,7 +97,7 @@ def _live_part(model: DemoModel, live: LiveTranscripts, chunk_duration_ms: int) 
         if waveform is None:
             return pictures.nothing()
         try:
-            return pictures.show(waveform, hear(recognizer, waveform, chunk_duration_ms))
+            return pictures.show(waveform, transcribe_with_times(recognizer, waveform, chunk_duration_ms))
         except ValueError:  # shorter than a frame: there is nothing to see
             return pictures.nothing()
 
@@ -132,7 +127,7 @@ def _recording_part(model: DemoModel, chunk_duration_ms: int) -> None:
     if recognizer is not None:
         choices = [("the whole recording", 0), (f"chunks of {chunk_duration_ms} ms, as live", chunk_duration_ms)]
         inputs.append(
-            gr.Radio(choices, value=0, label="The model hears", visible=recognizer.works_in_chunks, elem_id="hears")
+            gr.Radio(choices, value=0, label="Transcribe", visible=recognizer.works_in_chunks, elem_id="mode")
         )
         outputs.append(
             gr.Textbox(
@@ -141,7 +136,7 @@ def _recording_part(model: DemoModel, chunk_duration_ms: int) -> None:
                 lines=2,
                 interactive=False,
                 buttons=["copy"],
-                elem_classes="said",
+                elem_classes="recording-text",
             )
         )
     pictures = _Pictures(model)
@@ -152,12 +147,12 @@ def _recording_part(model: DemoModel, chunk_duration_ms: int) -> None:
             return nothing
         try:
             waveform = load_audio(path, name=Path(path).name, max_seconds=MAX_SECONDS)
-            hearing = None if recognizer is None else hear(recognizer, waveform, chunks)
-            shown = pictures.show(waveform, hearing)
+            transcript = None if recognizer is None else transcribe_with_times(recognizer, waveform, chunks)
+            shown = pictures.show(waveform, transcript)
         except (OSError, ValueError) as error:
             gr.Warning(f"This recording cannot be used: {in_words(error)}", duration=WARNING_SECONDS)
             return nothing
-        text = [] if hearing is None else [hearing.text or "(no words were heard)"]
+        text = [] if transcript is None else [transcript.text or "(no words were recognized)"]
         return [gr.skip(), *text, *shown]
 
     outputs += pictures.outputs
@@ -180,7 +175,7 @@ class _Pictures:
 
     Args:
         model: for its task.
-        how: in which way the model heard the recording, if that needs saying.
+        how: how the recording was transcribed, where there are several ways.
     """
 
     def __init__(self, model: DemoModel, how: str = ""):
@@ -205,14 +200,14 @@ class _Pictures:
 
     def _task_part(self, task: PretrainingTask, style: dict[str, Any]) -> None:
         """The place of the task's picture, and a button for another draw where there is one."""
-        gr.Markdown("### What pretraining would ask of it" if task.hides else "### Its labels")
-        covered = " with the hidden frames covered" if task.hides else ""
+        gr.Markdown("### What pretraining would ask of it" if task.masks else "### Its labels")
+        covered = " with the masked frames covered" if task.masks else ""
         self.masked = gr.Image(alt_text=f"Spectrogram{covered}, and labels", **style)
         self.caption = gr.Markdown()
-        if not task.hides:
+        if not task.masks:
             return
         with gr.Row():
-            again = gr.Button("Hide other frames", size="sm", scale=0, min_width=200)
+            again = gr.Button("Mask other frames", size="sm", scale=0, min_width=200)
         drawn = [self.masked, self.caption]
         again.click(self._draw_again, self.waveform, drawn, api_visibility="private", show_progress="hidden")
 
@@ -220,9 +215,9 @@ class _Pictures:
         """Values of the outputs that hide the pictures."""
         return [gr.Column(visible=False), *[None] * (len(self.outputs) - 1)]
 
-    def show(self, waveform: Waveform, hearing: Hearing | None) -> list[Any]:
+    def show(self, waveform: Waveform, transcript: TimedTranscript | None) -> list[Any]:
         """Values of the outputs for a recording."""
-        values = [gr.Column(visible=True), waveform, draw_recording(waveform, hearing)]
+        values = [gr.Column(visible=True), waveform, draw_recording(waveform, transcript)]
         return values if self.model.task is None else values + self._task(waveform, seed=0)
 
     def _task(self, waveform: Waveform, seed: int) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Pictures of one recording: waveform, log-mel spectrogram with words, and what pretraining hides of it.
+"""Pictures of one recording: waveform, log-mel spectrogram with words, and what pretraining masks of it.
 
 Shape letters: F feature frames of 10 ms, M mel bins, T encoder frames.
 """
@@ -21,8 +21,8 @@ from ..data.audio import SAMPLING_RATE
 from ..decoding import TimedText
 from ..modeling.configuration_conformer import HOP_LENGTH
 from ..modeling.feature_extraction_speech_ssl import FRAME_LENGTH, log_mel
-from .hearing import Hearing
 from .masked_prediction import LabelRows, MaskedPrediction
+from .timed_transcript import TimedTranscript
 
 MAX_SECONDS = 15.0  # of a recording in a picture; more would be too narrow to read
 MAX_CHARACTER_SECONDS = 6.0  # characters are not drawn over each other
@@ -38,21 +38,21 @@ INK, ACCENT, GRAY = "#1f2937", "#2563eb", "#6b7280"
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2  # neighboring labels get hues far from each other
 
 
-def draw_recording(waveform: NDArray[np.float32], hearing: Hearing | None = None) -> NDArray[np.uint8]:
+def draw_recording(waveform: NDArray[np.float32], transcript: TimedTranscript | None = None) -> NDArray[np.uint8]:
     """Waveform and log-mel spectrogram, with words above and characters below at the times when they were written.
 
     Args:
         waveform: (samples,) at 16 kHz; the first `MAX_SECONDS` are drawn.
-        hearing: what was understood, if anything was.
+        transcript: what is written into it, if there is one.
 
     Returns:
         (height, width, 3) RGB.
     """
     shown = waveform[: int(MAX_SECONDS * SAMPLING_RATE)]
     seconds = len(shown) / SAMPLING_RATE
-    words = [word for word in hearing.words if word.start < seconds] if hearing else []
+    words = [word for word in transcript.words if word.start < seconds] if transcript else []
     rows = _word_rows(words, seconds)
-    characters = hearing.characters if hearing and seconds <= MAX_CHARACTER_SECONDS else []
+    characters = transcript.characters if transcript and seconds <= MAX_CHARACTER_SECONDS else []
     panels = {"wave": 1.0, "words": 0.26 * (max(rows, default=-1) + 1), "mel": 2.6}
     panels["characters"] = 0.3 if characters else 0.0
     figure, axes, side = _panels({name: height for name, height in panels.items() if height}, shown)
@@ -68,7 +68,7 @@ def draw_recording(waveform: NDArray[np.float32], hearing: Hearing | None = None
 
 
 def draw_masked_prediction(waveform: NDArray[np.float32], task: MaskedPrediction) -> NDArray[np.uint8]:
-    """Log-mel spectrogram with the hidden frames veiled, and the labels below it, bright where they are asked for.
+    """Log-mel spectrogram with the masked frames veiled, and the labels below it, bright where they are asked for.
 
     Arguments and result as in `draw_recording`.
     """
@@ -78,7 +78,7 @@ def draw_masked_prediction(waveform: NDArray[np.float32], task: MaskedPrediction
         panels[row.name] = 0.4 if row.levels is None else 0.16 * len(row.levels)
     figure, axes, side = _panels(panels, shown)
     _draw_spectrogram(figure, axes["mel"], side["mel"], shown)
-    if task.hidden is not None:
+    if task.masked is not None:
         _veil(axes["mel"], task)
     for row in task.rows:
         _draw_labels(axes[row.name], row, task)
@@ -193,13 +193,13 @@ def _draw_characters(axes: Axes, characters: list[TimedText]) -> None:
 
 
 def _veil(axes: Axes, task: MaskedPrediction) -> None:
-    """Cover the hidden frames; mark where chunks begin."""
-    assert task.hidden is not None
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], task.hidden, [False]]).astype(int)))
+    """Cover the masked frames; mark where chunks begin."""
+    assert task.masked is not None
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], task.masked, [False]]).astype(int)))
     for start, end in edges.reshape(-1, 2) * task.seconds_per_frame:
         axes.axvspan(start, end, facecolor="#e5e7eb", alpha=0.8, edgecolor="white", linewidth=0.8)
     if task.chunk_seconds:
-        for place in np.arange(1, len(task.hidden) * task.seconds_per_frame / task.chunk_seconds):
+        for place in np.arange(1, len(task.masked) * task.seconds_per_frame / task.chunk_seconds):
             axes.axvline(place * task.chunk_seconds, color="#7dd3fc", linewidth=1.0, linestyle=(0, (4, 3)))
 
 
@@ -214,8 +214,8 @@ def _draw_labels(axes: Axes, row: LabelRows, task: MaskedPrediction) -> None:
     else:
         colors = colormaps["viridis"](row.levels)[..., :3]
         name = f"{row.name}: levels of\n{len(row.levels)} channels"
-    if task.hidden is not None:
-        shares = np.where(task.hidden, 1.0, 0.3)[None, :, None]
+    if task.masked is not None:
+        shares = np.where(task.masked, 1.0, 0.3)[None, :, None]
         colors = colors * shares + (1 - shares)
     limits = axes.get_xlim()
     axes.imshow(colors, aspect="auto", extent=(0, seconds, 0, 1), interpolation="nearest")

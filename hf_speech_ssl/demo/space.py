@@ -35,7 +35,7 @@ sdk: gradio
 sdk_version: {sdk_version}
 app_file: app.py
 license: apache-2.0
-short_description: Speak, and see what the model hears
+short_description: Speak, and see the transcript grow
 models:
 - {model}
 ---

@@ -1,4 +1,4 @@
-"""What a CTC model makes of one recording: the text, and when it wrote which word and which character."""
+"""The transcript of one recording, with the times of words and characters."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ from ..recognition.recognizer import Recognizer
 
 
 @dataclass(frozen=True)
-class Hearing:
-    """One recording, understood.
+class TimedTranscript:
+    """The transcript of a recording.
 
     Attributes:
         text: the transcript.
@@ -25,18 +25,20 @@ class Hearing:
     characters: list[TimedText]
 
 
-def hear(recognizer: Recognizer, waveform: NDArray[np.float32], chunk_duration_ms: int = 0) -> Hearing:
+def transcribe_with_times(
+    recognizer: Recognizer, waveform: NDArray[np.float32], chunk_duration_ms: int = 0
+) -> TimedTranscript:
     """Transcribe a recording, (samples,) at 16 kHz, whole or in chunks.
 
     Raises:
-        ValueError: the recording is shorter than a frame of the model, or the model does not hear such chunks.
+        ValueError: the recording is shorter than a frame of the model, or the model cannot work in such chunks.
     """
     log_probs, lengths = recognizer.log_probs([waveform], chunk_duration_ms)
     best = recognizer.greedy()(log_probs, lengths)[0][0]
     tokenizer = recognizer.tokenizer
     if not isinstance(tokenizer, Wav2Vec2CTCTokenizer):
-        return Hearing(best.text, best.words or [], [])
+        return TimedTranscript(best.text, best.words or [], [])
     assert tokenizer.pad_token_id is not None  # the recognizer has seen to it
     spans = greedy_ctc_spans(log_probs, lengths, tokenizer.pad_token_id)[0]
     characters = character_times(spans, tokenizer, recognizer.seconds_per_frame)
-    return Hearing(best.text, best.words or [], [one for one in characters if one.text.strip()])
+    return TimedTranscript(best.text, best.words or [], [one for one in characters if one.text.strip()])
