@@ -43,7 +43,7 @@ models:
 # {title}
 
 A page to speak into, for [{model}](https://huggingface.co/{model}): transcript, spectrogram, and what pretraining
-hides of it. Made by `hf-speech-ssl demo {model} --space_dir ...`; `hf_speech_ssl/` is a copy of the package.
+masks of it. Made by `hf-speech-ssl demo {model} --space_dir ...`; `hf_speech_ssl/` is a copy of the package.
 """
 
 

@@ -48,7 +48,7 @@ def task_caption(task: MaskedPrediction) -> str:
         sentences.append(f"The recording in chunks of {1000 * task.chunk_seconds:g} ms (dashed).")
     if task.masked is not None:
         sentences.append(
-            f"Covered: the {task.masked.mean():.0%} of the frames of {frame_ms} that this draw hides from the model, "
+            f"Covered: the {task.masked.mean():.0%} of the frames of {frame_ms} that this draw masks, "
             "by the masking of its pretraining."
         )
     for row in task.rows:
