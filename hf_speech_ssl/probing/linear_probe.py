@@ -28,9 +28,8 @@ class LinearProbes:
     that are standardized with the training frames' means and standard deviations; a feature that does not vary there
     is left out. Weights begin at zero, so that the seed decides the order of the frames and nothing else.
 
-    Frames of an encoder vary much in few directions and little in many, and there plain steps are so slow that ten
-    passes compared encoders by how they suit the optimizer: a pretrained one came out below its random weights, where
-    the minimum has it 7 points above. So the steps are made along the principal directions, scaled to one variance.
+    Steps are made along the principal directions, scaled to one variance. Frames of an encoder vary much in few
+    directions and little in many, and plain steps would not reach the minimum (docs/LOG.md).
 
     Args:
         features: (n, D) of each layer, float16 or float32 on any device; D may differ between layers.

@@ -22,13 +22,7 @@ ACCENTS = (
     "en", "en-029", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-x-rp", "en-us", "en-us-nyc",
 )  # fmt: skip
 
-# 78 of the 104 voice variants that espeakng-loader 0.2.4 ships. Nobody listened; what was measured, on sentences of
-# the small grammar in American English, decides. Left out:
-# - whisper, whisperf, caleb: no voice (normalized autocorrelation in vowels 0.25 to 0.41, the others 0.52 to 0.99).
-# - UniRobot, anikaRobot, announcer, Demonic, RicishayMax to 3, robosoft to 8, Alicia, Marco: robots and rooms by their
-#   echo or their names; an echo of more than 30/256 covers the ends of words.
-# - kaukovalta, zac, shelby: 1, 1 and 9 of 16 words recognized from the mean of all voices (the others: 14 at least).
-# - fast: a test of the highest rate, in other respects the default voice. iven: clips. steph3: equal to steph2.
+# 78 of the 104 voice variants that espeakng-loader 0.2.4 ships; docs/LOG.md has the reasons against the others.
 # Voices with nearly the same long-term spectrum stand in one split, so that an unseen voice is one.
 VOICES = {
     "train": (
