@@ -156,6 +156,23 @@ def test_ctrl_c_ends_the_stream_with_what_was_heard(saved, tmp_path, capsys, mon
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_text_without_spaces_fills_rows_of_a_terminal(monkeypatch):
+    """Two columns a character, one of which is kept free."""
+    text = "今天天气很好，我们去公园吧。明天可能会下雨。"
+    output = io.StringIO()
+    output.isatty = lambda: True
+    monkeypatch.setenv("COLUMNS", "13")
+    screen = Screen(output)
+    for end in range(len(text) + 1):
+        screen.show(text[:end], text[: max(0, end - 1)])
+    screen.close(text)
+    rows = [row.split("\r\033[K")[-1] for row in output.getvalue().split("\n")]
+    assert rows == ["今天天气很", "好，我们去公", "园吧。明天可", "能会下雨。", ""]
+    pipe = io.StringIO()
+    Screen(pipe).show(text[:5], text[:4])
+    assert pipe.getvalue() == text[:4]
+
+
 @pytest.mark.parametrize("columns", [8, 12, 40])
 def test_a_terminal_shows_every_word_once(columns, capsys, monkeypatch):
     """Rows of final words stay, only the last row is rewritten, and none but a word is wider than the terminal."""

@@ -105,6 +105,33 @@ def test_the_end_of_a_sentence_is_a_good_place() -> None:
     assert [" ".join(cue.lines) for cue in make_cues(words)][0] == first
 
 
+SENTENCES = [
+    "今天天气很好我们去公园吧",
+    "明天可能会下雨记得带伞啊",
+    "他昨天刚从北京坐火车回来",
+    "这本书写得非常有意思推荐",
+]
+
+
+def test_a_script_without_spaces_is_on_the_screen_while_it_is_spoken() -> None:
+    """Four sentences of 2.4 s with pauses of 5 s: each has its cue, without spaces between its characters."""
+    words = [
+        TimedText(char, 7.4 * index + 0.2 * place, 7.4 * index + 0.2 * place + 0.1, joined=bool(index or place))
+        for index, sentence in enumerate(SENTENCES)
+        for place, char in enumerate(sentence)
+    ]
+    cues = make_cues(words)
+    assert [cue.lines for cue in cues] == [(sentence,) for sentence in SENTENCES]
+    assert [(cue.start, cue.end) for cue in cues] == [(7400 * index, 7400 * index + 2300) for index in range(4)]
+
+
+def test_lines_are_measured_in_columns() -> None:
+    words = [TimedText(char, 0.1 * place, 0.1 * place + 0.1, joined=place > 0) for place, char in enumerate("好" * 60)]
+    cues = make_cues(words)
+    assert len(cues) == 2 and max(len(line) for cue in cues for line in cue.lines) == 21
+    assert "".join(line for cue in cues for line in cue.lines) == "好" * 60
+
+
 def test_slow_speech_is_cut_at_seven_seconds() -> None:
     cues = make_cues(spoken("a b c d e f g h", 1.5, 0.5))
     assert [cue.lines for cue in cues] == [("a b c",), ("d e f",), ("g h",)]

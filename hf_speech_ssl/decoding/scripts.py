@@ -53,6 +53,18 @@ def columns(text: str) -> int:
     )
 
 
+def split_columns(text: str, width: int) -> list[str]:
+    """A text in pieces that fill at most so many columns, at least 2; marks stay with their characters."""
+    pieces, filled = [""], 0
+    for char in text:
+        filled += columns(char)
+        if filled > width:
+            pieces.append("")
+            filled = columns(char)
+        pieces[-1] += char
+    return pieces if text else []
+
+
 def _is_without_spaces(char: str) -> bool:
     place = bisect_right(_STARTS, ord(char)) - 1
     return place >= 0 and ord(char) <= _WITHOUT_SPACES[place][1]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 import re
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..decoding.scripts import columns, split_columns
 from ..decoding.text import TimedText
 
-LINE_LENGTH = 42  # characters, what broadcasters allow
+LINE_LENGTH = 42  # columns, what broadcasters allow; a Chinese character fills two
 MAX_LINES = 2
 MAX_SECONDS = 7.0  # that a cue stays
 MIN_SECONDS = 1.0  # that a cue stays where the next one leaves it room
@@ -29,14 +29,14 @@ class Cue:
 
 
 def make_cues(words: Sequence[TimedText]) -> list[Cue]:
-    """Break words into cues of at most two lines of 42 characters and 7 s.
+    """Break words into cues of at most two lines of 42 columns and 7 s.
 
     A cue ends at a pause of 0.8 s. Where it has to end before one, it does at the longest pause, or the end of a
     sentence, in its second half. A short cue stays for a second if nothing follows in it.
 
     Args:
         words: in the order in which they are spoken. White space within a word becomes one space; a word that is
-            longer than a line is divided.
+            longer than a line is divided. Words that are joined have no space between them.
 
     Returns:
         Cues that follow each other without an overlap, none of them empty.
@@ -80,11 +80,15 @@ def _readable(words: Sequence[TimedText]) -> list[TimedText]:
     """The words with something in them, divided where they do not fit into a line, none of them too long to show."""
     readable = []
     for word in words:
-        pieces = textwrap.wrap(word.text, LINE_LENGTH, break_on_hyphens=False)
+        pieces = [
+            (piece, word.joined if not (part or index) else index > 0)
+            for part, text in enumerate(word.text.split())
+            for index, piece in enumerate(split_columns(text, LINE_LENGTH))
+        ]
         step = max(0.0, word.end - word.start) / max(1, len(pieces))
-        for index, piece in enumerate(pieces):
+        for index, (piece, joined) in enumerate(pieces):
             start = word.start + index * step
-            readable.append(TimedText(piece, start, start + min(step, MAX_SECONDS)))
+            readable.append(TimedText(piece, start, start + min(step, MAX_SECONDS), joined))
     return readable
 
 
@@ -114,14 +118,22 @@ def _fits(words: Sequence[TimedText]) -> bool:
 
 def _lines(words: Sequence[TimedText]) -> list[str]:
     """As few lines as possible, of about equal length."""
-    text = " ".join(word.text for word in words)
-    needed = len(textwrap.wrap(text, LINE_LENGTH, break_on_hyphens=False))
-    narrowest = max(max(len(word) for word in text.split()), len(text) // needed)
-    return next(
-        lines
-        for width in range(narrowest, LINE_LENGTH + 1)
-        if len(lines := textwrap.wrap(text, width, break_on_hyphens=False)) == needed
-    )
+    needed = len(_wrap(words, LINE_LENGTH))
+    narrowest = columns("".join(word.text for word in words)) // needed
+    widths = range(max(narrowest, *(columns(word.text) for word in words), 1), LINE_LENGTH + 1)
+    return next(lines for width in widths if len(lines := _wrap(words, width)) == needed)
+
+
+def _wrap(words: Sequence[TimedText], width: int) -> list[str]:
+    """Fill one line after the other."""
+    lines: list[str] = []
+    for word in words:
+        space = "" if word.joined else " "
+        if lines and columns(lines[-1] + space + word.text) <= width:
+            lines[-1] += space + word.text
+        else:
+            lines.append(word.text)
+    return lines
 
 
 def _milliseconds(seconds: float) -> int:

@@ -8,6 +8,7 @@ from typing import TextIO
 import numpy as np
 
 from ..data.audio import AudioError
+from ..decoding.scripts import columns, may_divide, split_columns
 from .streaming import StreamingTranscriber
 
 
@@ -55,25 +56,36 @@ class Screen:
     def show(self, text: str, final: str) -> None:
         """Show the text so far, of which the beginning `final` stays."""
         if self.live:
-            columns = max(2, shutil.get_terminal_size().columns - 1)  # a row that is quite full may wrap
-            self._leave_rows(text, len(final), columns)
+            width = max(4, shutil.get_terminal_size().columns - 1)  # a row that is quite full may wrap
+            self._leave_rows(text, len(final), width)
             row = text[self.done :]
-            self._rewrite(row if len(row) <= columns else "…" + row[1 - columns :])
+            self._rewrite(row if columns(row) <= width else "…" + _last_columns(row, width - 1))
         elif len(final) > self.done:
             self.output.write(final[self.done :])
             self.done = len(final)
         self.output.flush()
 
-    def _leave_rows(self, text: str, final: int, columns: int) -> None:
-        while len(text) - self.done > columns:
-            end = text.rfind(" ", self.done + 1, min(self.done + columns, final) + 1)
-            if end < 0:  # a word that fills more than a row
-                end = text.find(" ", self.done + 1, final + 1)
-            if end < 0:
+    def _leave_rows(self, text: str, final: int, width: int) -> None:
+        while columns(text[self.done :]) > width:
+            fits = self.done + len(split_columns(text[self.done :], width)[0])
+            if fits > final:
+                return
+            end = self._end_of_row(text, fits, final)
+            if end is None:
                 return
             self._rewrite(text[self.done : end])
             self.output.write("\n")
-            self.done, self.row = end + 1, ""
+            self.done, self.row = end + text.startswith(" ", end), ""
+
+    def _end_of_row(self, text: str, fits: int, final: int) -> int | None:
+        """Where a row ends that has room up to `fits`: at a space, or where a script without spaces may be divided."""
+        places = (
+            end for end in range(fits, self.done, -1) if text[end] == " " or may_divide(text[end - 1], text[end])
+        )
+        if (end := next(places, None)) is not None:
+            return end
+        end = text.find(" ", self.done + 1, final + 1)  # after a word that fills more than a row
+        return end if end >= 0 else None
 
     def _rewrite(self, row: str) -> None:
         if row != self.row:
@@ -96,3 +108,7 @@ class Screen:
             self.output.write(text[self.done :])
         self.output.write("\n")
         self.output.flush()
+
+
+def _last_columns(text: str, width: int) -> str:
+    return split_columns(text[::-1], width)[0][::-1]
