@@ -23,6 +23,7 @@ logger = logging.get_logger(__name__)
 FRAME_LENGTH = 400  # samples: 25 ms
 FFT_LENGTH = 512  # samples, the frame padded with zeros
 PREEMPHASIS = 0.97
+LOUDEST = 32.0  # floats overshoot 1 by some decibels when they were mixed or decoded, not by thirty
 INT16_SCALE = 32_768.0  # samples in [-1, 1] are scaled as Kaldi does; the floor is meant for that scale
 # Least power of a mel bin: about what rounding to 16 bits leaves in a frame (variance 1/12 times the window's energy).
 # Digital silence would otherwise lie 18 below the quietest recording, stretch the global variance and leave the random
@@ -184,7 +185,8 @@ class SpeechSSLFeatureExtractor(SequenceFeatureExtractor):
             `input_features` (B, F, M) and `attention_mask` (B, F).
 
         Raises:
-            ValueError: another sampling rate, more than one channel, NaN or infinite samples, or less than one frame.
+            ValueError: another sampling rate, more than one channel, NaN or infinite samples, floats in the range of
+                integers, or less than one frame.
         """
         if sampling_rate is None:
             logger.warning_once(
@@ -256,6 +258,11 @@ def _checked_waveform(samples: Any, index: int) -> torch.Tensor:
     samples = samples.astype(np.float32)
     if not np.isfinite(samples).all():
         raise ValueError(f"Utterance {index} holds NaN or infinite samples; finite samples in [-1, 1] are needed.")
+    if (peak := float(np.abs(samples).max())) > LOUDEST:
+        raise ValueError(
+            f"Utterance {index} has floats up to {peak:g}, and floats in [-1, 1] are needed: divide them by what "
+            f"stands for 1 (32768 if they were int16), or pass int16 samples."
+        )
     return torch.from_numpy(samples)
 
 

@@ -165,3 +165,15 @@ def test_the_processor_saves_and_loads(feature_extractor_class, tmp_path):
 def test_the_processor_wants_a_feature_extractor():
     with pytest.raises(TypeError, match="feature extractor, got NoneType"):
         build_ctc_processor(TEXTS, None)
+
+
+def test_rare_and_invisible_characters_of_a_vocabulary_are_named_with_their_counts(caplog):
+    texts = ["hello world"] * 1000 + ["caf\u00e9", "so\u00adft", "so\u00adft"]
+    with caplog.at_level("WARNING"):
+        build_ctc_tokenizer(texts)
+    (record,) = caplog.records
+    assert "\u00e9 U+00E9 LATIN SMALL LETTER E WITH ACUTE (1)" in record.getMessage()
+    assert "U+00AD SOFT HYPHEN (2)" in record.getMessage() and "SMALL LETTER H " not in record.getMessage()
+    caplog.clear()
+    build_ctc_tokenizer(["a small corpus"])
+    assert not caplog.records

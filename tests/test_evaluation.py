@@ -108,6 +108,38 @@ def test_normalize_text():
         normalize_text(None)
 
 
+NORMALIZED = {
+    "invisible characters": ("ma\u200bria \ufeffand p\u00adeter\u200e\u2060", "maria and peter"),
+    "bidi marks and tags": ("\u202aabc\u202c \u2067d\u2069\U000e0041", "abc d"),
+    "joined emoji": ("yes \U0001f468\u200d\U0001f469\u200d\U0001f467 no \u2764\ufe0f", "yes no"),
+    "keycaps": ("press 1\ufe0f\u20e3 now", "press 1 now"),
+    "control characters": ("a\x00b\x07 c\x1f", "ab c"),
+    "fillers": ("a\u3164b\u034fc", "abc"),
+    "the Turkish capital": ("\u0130stanbul", "istanbul"),
+    "the same, decomposed": ("I\u0307STANBUL", "istanbul"),
+    "the same, lower-cased elsewhere": ("\u0130stanbul".lower(), "istanbul"),
+    "a Persian non-joiner": ("\u0645\u06cc\u200c\u0631\u0648\u0645", "\u0645\u06cc\u200c\u0631\u0648\u0645"),
+    "a non-joiner at the end": ("\u0645\u06cc\u200c \u0631", "\u0645\u06cc \u0631"),
+    "a non-joiner in Latin": ("auf\u200clage", "auflage"),
+    "a joiner behind a virama": ("\u0d15\u0d4d\u200d", "\u0d15\u0d4d\u200d"),
+    "a joiner elsewhere": ("ab\u200dc", "abc"),
+    "tatweel": ("\u0633\u0640\u0640\u0644\u0627\u0645", "\u0633\u0644\u0627\u0645"),
+    "Khmer words": ("\u1781\u17d2\u1789\u17bb\u17c6\u200b\u1791\u17c5", "\u1781\u17d2\u1789\u17bb\u17c6 \u1791\u17c5"),
+    "lone apostrophes": ("rock ' n '' roll \u2019", "rock n roll"),
+}
+
+
+@pytest.mark.parametrize("case", NORMALIZED)
+def test_what_cannot_be_seen_is_no_difference(case):
+    text, expected = NORMALIZED[case]
+    assert normalize_text(text) == expected
+
+
+@pytest.mark.parametrize("sign", "'\u2019\u2018\u201b\u02bc\u02bb\u02b9\u2032\u00b4`\uff07\u055a\u05f3\ua78c")
+def test_every_apostrophe_is_the_same(sign):
+    assert normalize_text(f"Don{sign}t o{sign}clock") == "don't o'clock"
+
+
 @given(st.text(max_size=20))
 @settings(deadline=None)
 def test_normalizing_twice_changes_nothing(text):

@@ -6,6 +6,8 @@ import torch
 from helpers import speech_like
 
 from hf_speech_ssl import SpeechSSLFeatureExtractor
+from hf_speech_ssl.data import audio
+from hf_speech_ssl.modeling import feature_extraction_speech_ssl
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import log_mel, num_frames
 
 
@@ -149,6 +151,7 @@ REFUSED = {
     "empty array": (np.zeros(0), {}, "0 samples"),
     "empty list": ([], {}, "empty list"),
     "empty batch": (np.zeros((0, 8000)), {}, "empty list"),
+    "floats in the range of int16": ((WAVE * 20_000).astype(np.float32), {}, "floats in .-1, 1. are needed"),
     "integers of unknown scale": ((WAVE * 100).astype(np.int64), {}, "int64"),
     "text": ("speech.wav", {}, "type <U1"),
 }
@@ -224,3 +227,15 @@ def test_save_and_load(extractor, tmp_path, as_json: bool):
     assert loaded.to_dict() == extractor.to_dict()
     one, other = (each(WAVE, sampling_rate=16_000, return_tensors="np") for each in (loaded, extractor))
     np.testing.assert_array_equal(one.input_features, other.input_features)
+
+
+def test_the_limit_of_floats_is_that_of_the_data_room():
+    assert feature_extraction_speech_ssl.LOUDEST == audio.LOUDEST
+
+
+def test_floats_in_the_range_of_int16_are_refused_and_overshoot_is_not(extractor):
+    """Everywhere the extractor is: the pipeline, the processor, the recognizer (inference case 13)."""
+    for samples in (WAVE * 30_000, torch.from_numpy(WAVE.astype(np.float32) * 30_000), (WAVE * 30_000).tolist()):
+        with pytest.raises(ValueError, match="divide them by what stands for 1"):
+            extractor(samples, sampling_rate=16_000)
+    extractor(WAVE / np.abs(WAVE).max() * 1.9, sampling_rate=16_000)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from transformers import SequenceFeatureExtractor, Wav2Vec2CTCTokenizer, Wav2Vec2Processor
 
+logger = logging.getLogger(__name__)
+
 BLANK_TOKEN = "[PAD]"
 UNKNOWN_TOKEN = "[UNK]"
 WORD_DELIMITER_TOKEN = "|"
+_FEW_CHARACTERS, _MANY_CHARACTERS = 10, 10_000  # fewer than 10 of one kind among so many are rare
+_SHOWN_CHARACTERS = 40  # in a warning
 
 
 def build_ctc_tokenizer(texts: Iterable[str]) -> Wav2Vec2CTCTokenizer:
@@ -35,7 +41,10 @@ def build_ctc_tokenizer(texts: Iterable[str]) -> Wav2Vec2CTCTokenizer:
         ValueError: if there are no texts, or none with a character; if a text holds a character that the tokenizer
             gives another meaning ("|", "[PAD]") or white space other than the plain space.
     """
-    characters = sorted(_characters_of(texts) - {" "})
+    counts = _count_characters(texts)
+    if rare := rare_characters(counts):
+        logger.warning("Rare characters in the vocabulary, each a label of its own: %s.", _described(rare))
+    characters = sorted(counts.keys() - {" "})
     tokens = [BLANK_TOKEN, UNKNOWN_TOKEN, WORD_DELIMITER_TOKEN, *characters]
     with tempfile.TemporaryDirectory() as folder:  # the tokenizer reads its vocabulary from a file, once
         vocab_file = Path(folder) / "vocab.json"
@@ -72,11 +81,34 @@ def unknown_characters(texts: Iterable[str], tokenizer: Wav2Vec2CTCTokenizer) ->
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _characters_of(texts: Iterable[str]) -> set[str]:
-    """The characters of all texts, each text checked."""
+def rare_characters(counts: Mapping[str, int]) -> dict[str, int]:
+    """The characters that a vocabulary is better without, with their counts, the rarest first.
+
+    These are such as cannot be learned, fewer than 10 among at least 10,000, and such as cannot be seen: controls,
+    formats, and marks at the beginning of a text are mistakes of whoever typed it.
+    """
+    enough = sum(counts.values()) >= _MANY_CHARACTERS
+    rare = {
+        char: count
+        for char, count in counts.items()
+        if (enough and count < _FEW_CHARACTERS) or unicodedata.category(char) in ("Cc", "Cf", "Cn", "Co", "Cs", "Me")
+    }
+    return dict(sorted(rare.items(), key=lambda item: (item[1], item[0])))
+
+
+def _described(counts: Mapping[str, int]) -> str:
+    shown = []
+    for char, count in list(counts.items())[:_SHOWN_CHARACTERS]:
+        name = f"U+{ord(char):04X} {unicodedata.name(char, 'without a name')} ({count})"
+        shown.append(f"{char} {name}" if char.isprintable() else name)
+    return ", ".join(shown) + (f" and {len(counts) - len(shown)} more" if len(counts) > len(shown) else "")
+
+
+def _count_characters(texts: Iterable[str]) -> Counter[str]:
+    """How often each character comes in all texts, each text checked."""
     if isinstance(texts, str):
         raise TypeError(f"texts must be a list of strings, got one string: {texts[:40]!r}.")
-    characters: set[str] = set()
+    characters: Counter[str] = Counter()
     index = -1
     for index, text in enumerate(texts):
         if not isinstance(text, str):
@@ -88,12 +120,13 @@ def _characters_of(texts: Iterable[str]) -> set[str]:
         odd_space = sorted({char for char in text if char.isspace() and char != " "})
         if reserved or odd_space:
             raise ValueError(
-                f"Text {index} holds {(reserved + odd_space)!r}, which a character tokenizer cannot write: pass the "
-                f"texts through hf_speech_ssl.evaluation.normalize_text first. The text: {text[:80]!r}"
+                f"Text {index} holds {(reserved + odd_space)!r}, which a character tokenizer cannot write: take it "
+                f"out, or leave the normalization of texts on (--normalize_text True; in Python, pass the texts "
+                f"through hf_speech_ssl.evaluation.normalize_text). The text: {text[:80]!r}"
             )
         characters.update(text)
     if index < 0:
         raise ValueError("There are no texts to build a vocabulary from: the dataset or its split is empty.")
-    if not characters - {" "}:
+    if not characters.keys() - {" "}:
         raise ValueError(f"All {index + 1} texts are empty: check the name of the text column.")
     return characters
