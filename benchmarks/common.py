@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hf_speech_ssl.json_files import json_text
+
 # The encoder that all are compared at.
 SIZES = {
     "hidden_size": 256,
@@ -167,5 +169,5 @@ def write_results(output_dir: Path, name: str, where: str, sections: list[str], 
     report = "\n\n".join([where, *sections]) + "\n"
     output_dir.mkdir(parents=True, exist_ok=True)
     (output_dir / f"{name}.md").write_text(report)
-    (output_dir / f"{name}.json").write_text(json.dumps({"machine": where, "results": results}))
+    (output_dir / f"{name}.json").write_text(json_text({"machine": where, "results": results}))
     print(report)

@@ -7,12 +7,13 @@ is synthetic (espeak-ng, a small grammar), and the test sentences and voices are
 """
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from hf_speech_ssl.run_folder import RunResults
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEECH = "grammar=small,sentences=2000,eval_sentences=150"
@@ -96,7 +97,7 @@ def transcribe(output_dir: Path) -> list[tuple[str, str]]:
 
 def word_error_rate(folder: Path) -> float:
     """WER on the test split, from a run's own results."""
-    return float(json.loads((folder / "results.json").read_text())["eval_wer"])
+    return RunResults.read(folder).metrics["eval_wer"]
 
 
 def main() -> None:

@@ -80,6 +80,12 @@ class MetricName(NamedTuple):
         mode = "" if self.mode == OFFLINE else self.mode.replace(" ", "")
         return "_".join(part for part in ("eval", self.split, mode, self.metric) if part)
 
+    @property
+    def label(self) -> str:
+        """The name for people: "test 320 ms wer"."""
+        mode = "" if self.mode == OFFLINE else self.mode
+        return " ".join(part for part in (self.split, mode, self.metric) if part)
+
     @classmethod
     def among(cls, splits: Iterable[str], split: str, metric: str, mode: str = OFFLINE) -> "MetricName":
         """The name in a run that evaluates on all of `splits`."""

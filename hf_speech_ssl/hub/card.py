@@ -1,7 +1,7 @@
 """The model card of a run, written from the files in the run's folder and nothing else."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -223,7 +223,7 @@ def template_values(run: FinishedRun) -> dict[str, Any]:
         },
         "curves": CURVES_FILE if (run.folder / CURVES_FILE).is_file() else None,
         "evaluations": [evaluation_values(one) for one in run.evaluations],
-        "metrics": metric_rows(run.results.metrics),
+        "metrics": metric_rows(run.results.metrics, run.arguments.eval_splits),
         "verdict": verdict_values(run.results.verdict),
         "training_splits": training_splits_text(run.arguments),
         **compute_values(run),
@@ -291,14 +291,14 @@ def training_splits_text(arguments: RunArguments) -> str:
     return text + (f", the first {limit:,} utterances{' of each' * many} only" if limit else "")
 
 
-def metric_rows(metrics: Mapping[str, float]) -> dict[str, str]:
+def metric_rows(metrics: Mapping[str, float], splits: Sequence[str]) -> dict[str, str]:
     """Figures of training's last evaluation: error rates in percent, everything else as it is."""
     rows = {}
     for name, value in metrics.items():
-        parsed = MetricName.parse(name)
-        is_rate = parsed is not None and parsed.metric in ERROR_RATES
-        if math.isfinite(value):
-            rows[name.removeprefix("eval_")] = f"{100 * value:.2f} %" if is_rate else f"{value:.4g}"
+        parsed = MetricName.parse(name, splits)
+        if parsed is not None and math.isfinite(value):
+            is_rate = parsed.metric in ERROR_RATES
+            rows[parsed.label] = f"{100 * value:.2f} %" if is_rate else f"{value:.4g}"
     return rows
 
 
