@@ -1,6 +1,7 @@
 """The command lines as a person uses them: pretrain, fine-tune, resume, and what is left in the folder."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 from hf_speech_ssl import BiRQForCTC, ChunkSSLForPreTraining, FSQModel, SpeechSSLFeatureExtractor
+from hf_speech_ssl.decoding import build_ctc_processor
 from hf_speech_ssl.training.updates import Learner
 
 pytest.importorskip("espeakng_loader")
@@ -128,6 +130,19 @@ def test_streaming_and_continuing_from_a_ctc_model(finetuned, tmp_path):
     flags = f"{DATA} --streaming --max_steps 2 --eval_split_name validation --output_dir {tmp_path}"
     metrics = run_ctc.main([*flags.split(), "--model_name_or_path", str(finetuned)])
     assert metrics["eval_wer"] >= 0
+
+
+def test_another_alphabet_is_refused_or_gets_a_new_head(finetuned, tmp_path):
+    other = shutil.copytree(finetuned, tmp_path / "other")
+    build_ctc_processor(["xyz"], SpeechSSLFeatureExtractor.from_pretrained(finetuned)).save_pretrained(other)
+    flags = [*DATA.split(), "--max_steps", "1", "--eval_split_name", "", "--freeze_encoder"]
+    flags += ["--model_name_or_path", str(other), "--output_dir", str(tmp_path / "new")]
+    with pytest.raises(ValueError, match=r"% of the letters of split 'train' .* e \d+.*--new_vocabulary"):
+        run_ctc.main(flags)
+    run_ctc.main([*flags, "--new_vocabulary"])
+    old, new = weights(finetuned), weights(tmp_path / "new")
+    assert all(torch.equal(value, new[name]) for name, value in old.items() if name.startswith("encoder."))
+    assert not torch.equal(new["ctc_head.weight"], old["ctc_head.weight"])
 
 
 @pytest.fixture(scope="module")

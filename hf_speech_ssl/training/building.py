@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hf_speech_ssl.families import family_of_preset
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
@@ -59,6 +59,13 @@ def load_model(model_class: Any, config: PreTrainedConfig, pretrained: str | Non
         return model_class.from_pretrained(pretrained, config=config, dtype=torch.float32)
     from_config = getattr(model_class, "from_config", None) or model_class._from_config
     return from_config(config, dtype=torch.float32)
+
+
+def load_with_new_head(model_class: Any, config: PreTrainedConfig, pretrained: str) -> PreTrainedModel:
+    """A model with the encoder of `pretrained` and a head of random weights, whatever head that has."""
+    model = load_model(model_class, config, None)
+    model.base_model.load_state_dict(load_model(AutoModel, config, pretrained).state_dict())
+    return model
 
 
 def is_ctc_model(source: str | Path) -> bool:

@@ -134,13 +134,13 @@ class Corpus:
             for name, dataset in self.evaluation.items()
         }
 
-    def texts(self) -> list[str]:
-        """Transcripts of the training split, empty ones left out; of a streamed corpus the first ones only."""
+    def texts(self, dataset: SpeechDataset) -> list[str]:
+        """Transcripts of a split, missing ones left out; of a streamed corpus the first ones only."""
         assert self.text_column is not None
-        column = self.train.select_columns([self.text_column])
+        column = dataset.select_columns([self.text_column])
         if not isinstance(column, Dataset):
             column = column.take(MAX_VOCABULARY_TEXTS)
-        return [row[self.text_column] for row in column if row[self.text_column]]
+        return [str(row[self.text_column]) for row in column if row[self.text_column] is not None]
 
 
 def _share(accelerator: Accelerator) -> dict[str, int]:

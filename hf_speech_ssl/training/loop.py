@@ -190,7 +190,7 @@ class TrainingLoop:
         while True:
             self.save_and_evaluate_if_due()
             if self.state.step >= self.max_steps:
-                return
+                return self.refuse_nothing_learned()
             with window.waiting_for_data():
                 batches = [next(stream) for _ in range(self.settings.gradient_accumulation_steps)]
             sums = self.learner.update(self.state.step + 1, batches, signals=self.interruption.signal_number)
@@ -221,15 +221,21 @@ class TrainingLoop:
         where = f"{MAX_SKIPPED_IN_A_ROW} updates in a row up to update {self.state.step}"
         if empty:
             raise ValueError(
-                f"{where} had nothing to learn from: {self.learner.objective.unit} was 0. Check the audio and the "
-                f"warnings about skipped files. Chunk SSL predicts nothing in utterances that one chunk holds: they "
-                f"must be longer than the shortest of chunk_durations_ms."
+                f"{where} had nothing to learn from: {self.learner.objective.unit} was 0. "
+                f"{self.learner.objective.why_nothing}"
             )
         raise FloatingPointError(
             f"{where} had gradients that are not finite; weights are as before them. Lower --learning_rate or "
             f"lengthen --warmup_steps, prefer bf16 to fp16, and check the audio. The last checkpoint is that of "
             f"update {self.saved_step}."
         )
+
+    def refuse_nothing_learned(self) -> None:
+        """Raise a ValueError at the end of a run none of whose updates changed a weight."""
+        if float(self.totals["skipped"]) >= self.max_steps:
+            raise ValueError(
+                f"None of the {self.max_steps} updates learned anything. {self.learner.objective.why_nothing}"
+            )
 
     def report(self, window: Window) -> None:
         """One log line about the updates since the last one."""
@@ -238,6 +244,8 @@ class TrainingLoop:
         values["audio_hours"] = float(self.totals["audio_seconds"]) / 3600
         values["skipped_updates"] = float(self.totals["skipped"])
         values["skipped_files"] = float(len(self.batches.skipped))
+        if left_out := len(self.learner.objective.left_out):
+            values["left_out_utterances"] = float(left_out)
         if self.accelerator.device.type == "cuda":
             values["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self.log.write(values, self.state.step)
@@ -327,13 +335,16 @@ class TrainingLoop:
 
     def results(self) -> RunResults:
         """The figures of the finished run. Every process calls this."""
-        skipped = constants(self.accelerator.device, files=len(self.batches.skipped))
+        counts = {"files": len(self.batches.skipped), "utterances": len(self.learner.objective.left_out)}
+        left_out = reduce(self.accelerator, constants(self.accelerator.device, **counts))
+        other = {"left_out_utterances": int(left_out["utterances"])} if left_out["utterances"] else {}
         return RunResults(
             metrics=self.metrics,
             final_model_step=self.final_step,
             updates=self.state.step,
             skipped_updates=self.state.skipped_updates,
-            skipped_files=int(reduce(self.accelerator, skipped)["files"]),
+            skipped_files=int(left_out["files"]),
+            other=other,
             audio_hours=self.state.audio_seconds / 3600,
             training_hours=self.state.training_seconds / 3600,
             num_parameters=self.learner.bare_model.num_parameters(),

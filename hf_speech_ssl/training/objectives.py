@@ -1,6 +1,6 @@
 """What a batch of audio means to a model: the inputs it gets and the units that its mean loss is a mean over."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +19,16 @@ class Objective(Protocol):
 
     @property
     def unit(self) -> str: ...
+
+    @property
+    def left_out(self) -> Sized:
+        """Utterances seen in training that nothing can be learned from."""
+        ...
+
+    @property
+    def why_nothing(self) -> str:
+        """A sentence on why updates may have had no units, and what to do."""
+        ...
 
     def __call__(self, model: nn.Module, batch: Batch, device: torch.device) -> tuple[Mapping[str, Any], torch.Tensor]:
         """The model's output, `loss` in it, and the 0-dim number of units that the loss is the mean of."""
@@ -40,37 +50,12 @@ class SelfSupervised:
 
     feature_extractor: SpeechSSLFeatureExtractor
     unit: str = "num_masked_frames"  # the field of the model's output that counts
+    left_out: Sequence[str] = ()
+    why_nothing: str = (
+        "Check the audio and the warnings about skipped files. Chunk SSL predicts nothing in utterances that one "
+        "chunk holds: they must be longer than the shortest of chunk_durations_ms."
+    )
 
     def __call__(self, model: nn.Module, batch: Batch, device: torch.device) -> tuple[Mapping[str, Any], torch.Tensor]:
         output = model(**features_of(batch, self.feature_extractor, device))
         return output, output[self.unit] * bool(batch.num_examples)
-
-
-@dataclass(frozen=True)
-class Transcription:
-    """CTC fine-tuning; the mean is over utterances.
-
-    Args:
-        processor: turns audio into features and text into labels.
-        normalize: is applied to every transcript first.
-    """
-
-    processor: Any
-    normalize: Callable[[str], str] = str
-    unit: str = "num_utterances"
-
-    def __call__(
-        self, model: nn.Module, batch: Batch, device: torch.device, **model_arguments: Any
-    ) -> tuple[Mapping[str, Any], torch.Tensor]:
-        inputs = features_of(batch, self.processor.feature_extractor, device)
-        output = model(**inputs, labels=self.labels(self.texts(batch)).to(device), **model_arguments)
-        return output, torch.tensor(batch.num_examples, device=device)
-
-    def texts(self, batch: Batch) -> list[str]:
-        """The transcripts of a batch, normalized."""
-        return [self.normalize(text) for text in batch.texts or []]
-
-    def labels(self, texts: list[str]) -> torch.Tensor:
-        """(B, L) token ids, -100 where a text is shorter than the longest."""
-        ids = [torch.tensor(self.processor.tokenizer(text).input_ids, dtype=torch.long) for text in texts]
-        return torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=-100)

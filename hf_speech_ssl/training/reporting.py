@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from hf_speech_ssl.run_folder import OFFLINE, MetricName, append_to_log, cut_log_after
 
+SHOWN_IF_ANY = ("skipped_updates", "left_out_utterances")
 SHOWN = ("loss", "wer", "cer", "accuracy", "learning_rate", "audio_seconds_per_second")  # in log lines, if present
 
 
@@ -101,7 +102,7 @@ class RunLog:
 def _is_shown(name: str, value: float) -> bool:
     evaluated = MetricName.parse(name)
     if evaluated is None:
-        return name in SHOWN or (name == "skipped_updates" and value > 0)
+        return name in SHOWN or (name in SHOWN_IF_ANY and value > 0)
     if evaluated.metric == "wer":
         return True
     return evaluated.metric in SHOWN and evaluated.split == "" and evaluated.mode == OFFLINE

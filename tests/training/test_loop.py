@@ -25,14 +25,14 @@ from hf_speech_ssl.training.settings import TrainingSettings
 HERE = Path(__file__).parent
 
 
-def make_loop(folder, batches=None, evaluator=LossEvaluator, max_steps=6, model=None, **settings):
+def make_loop(folder, batches=None, evaluator=LossEvaluator, max_steps=6, model=None, objective=None, **settings):
     """A run of a tiny BiRQ on noise; its folder is its own until `run` returns."""
     settings = {"logging_steps": 2, "save_steps": 3, "eval_steps": 0, "report_to": "none", **settings}
     settings = TrainingSettings(output_dir=str(folder), warmup_steps=2, learning_rate=1e-3, **settings)
     stack, model = ExitStack(), model or tiny_birq()
     run = stack.enter_context(started_run(settings))
     features = SpeechSSLFeatureExtractor()
-    objective, batches = SelfSupervised(features), batches or ToyBatches()
+    objective, batches = objective or SelfSupervised(features), batches or ToyBatches()
     if evaluator is LossEvaluator:
         evaluator = LossEvaluator(run.accelerator, objective, {"noise": batches})
     loop = TrainingLoop(run, model, [features], objective, batches, max_steps, evaluator)

@@ -1,0 +1,232 @@
+"""CTC fine-tuning: transcripts as labels, what is wrong with them, and error rates during a run."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.logging import get_logger
+from torch import nn
+
+from hf_speech_ssl.data.batch import Batch
+from hf_speech_ssl.decoding import Decoder, GreedyDecoder, unknown_characters
+from hf_speech_ssl.evaluation import ErrorCounts, count_character_errors, count_word_errors
+from hf_speech_ssl.modeling.feature_extraction_speech_ssl import num_frames
+from hf_speech_ssl.run_folder import OFFLINE, MetricName
+
+from .diagnostics import Sums, add, constants, means, reduce, weighted_scalars
+from .evaluators import EvaluationBatches, evaluating, first_batch, one_pass
+from .interruption import Interruption
+from .objectives import features_of
+
+MAX_UNKNOWN_SHARE = 0.02  # of the letters of a split; beyond it a run is refused
+RARE = 1e-4  # share of the letters below which one is worth a look
+NUM_NAMED = 5  # utterances in warnings
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Transcription:
+    """CTC fine-tuning; the mean is over utterances.
+
+    CTC needs a frame for every label and a blank between two equal ones. Utterances whose transcript is longer than
+    that are left out of the mean and named; the model counts them as a loss of 0.
+
+    Args:
+        processor: turns audio into features and text into labels.
+        frame_stacking: feature frames in a frame of the model.
+        normalize: is applied to every transcript first.
+        left_out: names of the utterances of training that were left out.
+    """
+
+    processor: Any
+    frame_stacking: int
+    normalize: Callable[[str], str] = str
+    unit: str = "num_utterances"
+    left_out: dict[str, None] = field(default_factory=dict)
+
+    def __call__(
+        self, model: nn.Module, batch: Batch, device: torch.device, **model_arguments: Any
+    ) -> tuple[Mapping[str, Any], torch.Tensor]:
+        inputs = features_of(batch, self.processor.feature_extractor, device)
+        ids = [self.processor.tokenizer(text).input_ids for text in self.texts(batch)]
+        output = model(**inputs, labels=padded(ids).to(device), **model_arguments)
+        fitting = self.count_fitting(batch, ids, named=model.training)
+        loss = output["loss"] * (len(ids) / max(1, fitting))  # the model's mean is over all utterances
+        return {**output, "loss": loss}, torch.tensor(fitting, device=device)
+
+    def texts(self, batch: Batch) -> list[str]:
+        """The transcripts of a batch, normalized."""
+        return [self.normalize(text) for text in batch.texts or []]
+
+    def count_fitting(self, batch: Batch, ids: Sequence[Sequence[int]], named: bool) -> int:
+        """The utterances of a batch whose audio has a frame for every label; the others are named once."""
+        fitting = 0
+        for name, labels, samples in zip(batch.names, ids, batch.lengths.tolist(), strict=True):
+            frames = num_frames(samples) // self.frame_stacking
+            needed = len(labels) + sum(first == second for first, second in pairwise(labels))
+            fitting += needed <= frames
+            if needed > frames and named and name not in self.left_out:
+                self.left_out[name] = None
+                if len(self.left_out) <= NUM_NAMED:
+                    logger.warning(
+                        f"{name} is left out: its transcript of {len(labels)} letters needs {needed} frames, its "
+                        f"audio has {frames}. Are audio and transcript of the same utterance?",
+                        main_process_only=False,
+                    )
+        return fitting if batch.num_examples else 0
+
+    @property
+    def why_nothing(self) -> str:
+        """Why updates may have had no utterance, and what to do."""
+        named = ", ".join(list(self.left_out)[:NUM_NAMED])
+        if self.left_out:
+            return (
+                f"All transcripts are longer than their audio allows, those of {named} among them: check that audio "
+                f"and transcripts belong together."
+            )
+        return "Check the audio and the warnings about skipped files."
+
+
+def padded(ids: Sequence[Sequence[int]]) -> torch.Tensor:
+    """(B, L) token ids, -100 where a text is shorter than the longest."""
+    rows = [torch.tensor(labels, dtype=torch.long) for labels in ids]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
+
+
+def check_letters(texts: Sequence[str], tokenizer: Any, split: str) -> None:
+    """Warn of letters of normalized texts that the tokenizer does not have, and of texts without a letter.
+
+    Raises:
+        ValueError: no text has a letter, or more than a few per cent of the letters would be [UNK].
+    """
+    if empty := sum(not text.strip() for text in texts):
+        if empty == len(texts):
+            raise ValueError(
+                f"None of the {empty} transcripts of split {split!r} has a letter once they are normalized. Check "
+                f"--text_column_name, or choose another split."
+            )
+        logger.warning(f"{empty} of {len(texts)} transcripts of split {split!r} are empty, and count as silence.")
+    unknown = unknown_characters(texts, tokenizer)
+    if not unknown:
+        return
+    share = sum(unknown.values()) / sum(len(text.replace(" ", "")) for text in texts)
+    found = (
+        f"{100 * share:.2f} % of the letters of split {split!r} are not in the model's vocabulary and become [UNK]: "
+        f"{counts_in_words(unknown)}."
+    )
+    if share > MAX_UNKNOWN_SHARE:
+        raise ValueError(
+            f"{found} Give --new_vocabulary to fine-tune the encoder with a new head for the letters of the training "
+            f"transcripts, or choose another model."
+        )
+    logger.warning(found)
+
+
+def letters_in_words(texts: Sequence[str]) -> str:
+    """The letters that a new vocabulary is made of; the rare ones are often mistakes in the transcripts."""
+    counts = Counter(letter for text in texts for letter in text if letter != " ")
+    words = f"A new vocabulary of {len(counts)} letters: {counts_in_words(dict(counts.most_common()), len(counts))}."
+    rare = {letter: count for letter, count in counts.items() if count < RARE * counts.total()}
+    return words + (f" Look at the rare ones, each an output of its own: {counts_in_words(rare)}." if rare else "")
+
+
+def counts_in_words(counts: Mapping[str, int], limit: int = 20) -> str:
+    """Letters with their counts, by their code points where they cannot be seen alone."""
+    words = [f"{letter if letter.isalnum() else ascii(letter)[1:-1]} {count:,}" for letter, count in counts.items()]
+    return ", ".join(words[:limit]) + (f" and {len(words) - limit} more" if len(words) > limit else "")
+
+
+@dataclass(frozen=True)
+class TranscriptEvaluator:
+    """Loss, WER and CER of transcripts, for each of some splits and in each of some modes.
+
+    Args:
+        splits: batches by name; the first one's WER marks the best checkpoint.
+        modes: arguments of the model's forward by mode, such as `{"320 ms": {"chunk_size": 8}}`; see `mode_name`. The
+            offline mode marks the best checkpoint.
+        examples: of the last evaluation, on this process, the first few texts and transcripts.
+    """
+
+    accelerator: Accelerator
+    objective: Transcription
+    splits: Mapping[str, EvaluationBatches]
+    modes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {OFFLINE: {}})
+    examples: list[str] = field(default_factory=list)
+    num_examples: int = 3
+
+    @property
+    def metric(self) -> str:
+        """Name of the WER that marks the best checkpoint."""
+        return str(MetricName.among(self.splits, next(iter(self.splits)), "wer"))
+
+    def try_one_batch(self, model: nn.Module) -> None:
+        """One batch of each split in each mode, before the first update."""
+        device = self.accelerator.device
+        for split in self.splits:
+            batch = first_batch(self.splits, split, self.accelerator)
+            for arguments in self.modes.values():
+                with evaluating(model, device, seed=0):
+                    output, _ = self.objective(model, batch, device, **arguments)
+            self.transcribe(output["logits"])
+
+    def __call__(self, model: nn.Module, interruption: Interruption) -> dict[str, float]:
+        self.examples.clear()
+        metrics: dict[str, float] = {}
+        for split in self.splits:
+            for mode, arguments in self.modes.items():
+                with evaluating(model, self.accelerator.device, seed=0):
+                    values = self.evaluate_split(model, split, interruption, **arguments)
+                names = {name: str(MetricName.among(self.splits, split, name, mode)) for name in values}
+                metrics |= {names[name]: value for name, value in values.items()}
+        return metrics
+
+    def evaluate_split(
+        self, model: nn.Module, split: str, interruption: Interruption, **model_arguments: Any
+    ) -> dict[str, float]:
+        """`loss`, `wer` and `cer` of one split; the rates are NaN where its references have no word."""
+        device, sums, words, characters = self.accelerator.device, Sums(), ErrorCounts(), ErrorCounts()
+        for batch in one_pass(self.splits, split, self.accelerator, interruption):
+            output, units = self.objective(model, batch, device, **model_arguments)
+            sums = add([sums, weighted_scalars(output, units, self.objective.unit)])
+            if batch.num_examples:
+                references, transcripts = self.objective.texts(batch), self.transcribe(output["logits"])
+                words += count_word_errors(transcripts, references)
+                characters += count_character_errors(transcripts, references)
+                self.show(references, transcripts)
+        counts = constants(device, **_named("word", words), **_named("character", characters))
+        sums = reduce(self.accelerator, add([sums, counts]))
+        return {**means(sums), "wer": _rate("word", sums), "cer": _rate("character", sums)}
+
+    def show(self, references: list[str], transcripts: list[str]) -> None:
+        """Keep the first few transcripts as examples."""
+        pairs = zip(references, transcripts, strict=True)
+        self.examples.extend(f"  ref: {reference}\n  hyp: {transcript}" for reference, transcript in pairs)
+        del self.examples[self.num_examples :]
+
+    @cached_property
+    def decoder(self) -> Decoder[Any]:
+        """Greedy decoding with the processor's tokenizer; the times of words are of no use here."""
+        return GreedyDecoder(self.objective.processor.tokenizer, seconds_per_frame=0.01)
+
+    def transcribe(self, logits: torch.Tensor) -> list[str]:
+        """Transcripts of (B, T, V) logits; the best token of padded frames is the blank."""
+        hypotheses = self.decoder(logits.float().log_softmax(-1), [logits.shape[1]] * len(logits))
+        return [one[0].text for one in hypotheses]
+
+
+def _named(unit: str, counts: ErrorCounts) -> dict[str, float]:
+    return {f"{unit}/{name}": value for name, value in vars(counts).items()}
+
+
+def _rate(unit: str, sums: Sums) -> float:
+    """The error rate of counts that have been added over the processes."""
+    prefix = f"{unit}/"
+    counts = {name.removeprefix(prefix): int(value) for name, value in sums.items() if name.startswith(prefix)}
+    total = ErrorCounts(**counts)
+    return total.rate if total.reference_length else math.nan
