@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Empty for the newest versions that pyproject.toml allows.
+CONSTRAINTS := constraints.txt
 
 .PHONY: test test-slow lint format quickstart clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[synthetic,lm,demo,dev]'
+	$(BIN)/python -m pip install --quiet $(addprefix -c ,$(CONSTRAINTS)) -e '.[synthetic,lm,demo,dev]'
 	touch $(READY)
 
 test: $(READY)
