@@ -1,5 +1,6 @@
 """Packed layers give what the plain ones give, and refuse what they cannot do."""
 
+import peft
 import pytest
 import torch
 from helpers import padded_features, tiny_birq, tiny_chunkssl
@@ -68,8 +69,28 @@ def test_a_packed_model_is_not_saved_without_its_weights(tmp_path):
         model.save_pretrained(tmp_path)
 
 
+def test_packing_twice_is_packing_once():
+    model = pack_layers(shake(BiRQModel(tiny_birq())))
+    features, mask = padded_features(50, 31)
+    layers, output = list(model.layers), model(features, attention_mask=mask, output_hidden_states=True)
+    assert can_pack(model) and pack_layers(model) is model and list(model.layers) == layers
+    again = model(features, attention_mask=mask, output_hidden_states=True)
+    assert torch.equal(again.last_hidden_state, output.last_hidden_state)
+    assert len(again.hidden_states) == len(output.hidden_states) == 4
+
+
+def test_layers_that_were_replaced_are_refused():
+    """Packing them would leave out what replaced them."""
+    quantized = torch.ao.quantization.quantize_dynamic(BiRQModel(tiny_birq()), {torch.nn.Linear})
+    adapted = peft.get_peft_model(BiRQModel(tiny_birq()), peft.LoraConfig(target_modules=["qkv_proj"]))
+    for model in (quantized, adapted.base_model.model):
+        assert not can_pack(model)
+        with pytest.raises(ValueError, match="plain float32 layers"):
+            pack_layers(model)
+
+
 def test_other_types_are_refused():
     model = BiRQModel(tiny_birq()).to(torch.bfloat16)
     assert not can_pack(model)
-    with pytest.raises(ValueError, match="float32 models"):
+    with pytest.raises(ValueError, match="plain float32 layers"):
         pack_layers(model)

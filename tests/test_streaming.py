@@ -1,7 +1,10 @@
 """Live = offline: whatever the pieces, and whoever else is speaking."""
 
 import copy
+import gc
+import pickle
 import types
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -12,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_speech_ssl.data.audio import AudioError
-from hf_speech_ssl.decoding import build_ctc_processor, ctc_text, greedy_ctc
+from hf_speech_ssl.decoding import BeamSearchDecoder, build_ctc_processor, ctc_text, greedy_ctc
 from hf_speech_ssl.modeling.configuration_birq import BiRQConfig
 from hf_speech_ssl.modeling.configuration_chunkssl import ChunkSSLConfig
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 from hf_speech_ssl.modeling.modeling_birq import BiRQForCTC
 from hf_speech_ssl.modeling.modeling_chunkssl import ChunkSSLForCTC
+from hf_speech_ssl.options import DecodingOptions
+from hf_speech_ssl.recognition.recognizer import Recognizer
 from hf_speech_ssl.recognition.streaming import StreamingBatch, StreamingTranscriber
 
 CHUNK_MS = 80
@@ -142,6 +147,64 @@ def test_a_cache_is_copied_only_when_its_streams_part(parts):
     assert first.cache is second.cache is third.cache
     batch.finish(second)
     assert first.cache.num_streams == 2 and second.cache is None
+
+
+def test_a_stream_leaves_as_it_is(parts):
+    """Nothing of it is transcribed, its memory is freed, and those who shared its cache go on."""
+    batch = StreamingBatch(*parts, chunk_duration_ms=CHUNK_MS)
+    first, second = batch.join(), batch.join()
+    batch.accept({first: speech(1.0)[:8000], second: speech(0.5, 1)})
+    batch.leave(second)
+    assert batch.streams == [first] and second.cache is None and not len(second.input.features)
+    with pytest.raises(ValueError, match="Stream 2 has left"):
+        batch.accept({second: speech(0.1)})
+    with pytest.raises(ValueError, match="Stream 2 has left"):
+        batch.leave(first, second)
+    batch.accept({first: speech(1.0)[8000:]})
+    assert first.cache.num_streams == 1
+    assert batch.finish(first) == [offline(parts, speech(1.0))]
+
+
+def test_streams_that_nobody_holds_are_let_go(parts):
+    batch = StreamingBatch(*parts, chunk_duration_ms=CHUNK_MS)
+    kept = batch.join()
+    for _ in range(3):
+        visitor = batch.join()
+        batch.accept({kept: speech(0.3), visitor: speech(0.3)})
+    cache = weakref.ref(visitor.cache)
+    del visitor
+    gc.collect()
+    assert batch.streams == [kept]
+    batch.accept({kept: speech(0.3)})
+    gc.collect()
+    assert cache() is None and kept.cache.num_streams == 1
+    assert batch.finish(kept) == [offline(parts, np.concatenate([speech(0.3)] * 4))]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_live_transcriber_can_be_copied_or_says_why_not(parts, copied):
+    transcriber = StreamingTranscriber(*parts, chunk_duration_ms=CHUNK_MS)
+    transcriber.accept(speech(1.0)[:7000])
+    twin = copied(transcriber)
+    for one in (transcriber, twin):
+        one.accept(speech(1.0)[7000:])
+        assert one.finish() == offline(parts, speech(1.0))
+    fresh = copied(StreamingTranscriber(*parts))
+    fresh.accept(speech(0.1), sampling_rate=48_000)
+    with pytest.raises(TypeError, match="A stream at 48000 Hz cannot be copied.*resampler.*Copy it before"):
+        copied(fresh)
+
+
+def test_a_decoder_of_ones_own_transcribes_live(parts):
+    """A beam search gives the text of the offline pass with the same beam."""
+    model, processor = parts
+    decoder = BeamSearchDecoder(processor.tokenizer, 0.04, DecodingOptions(beam_size=8))
+    transcriber = StreamingTranscriber(*parts, CHUNK_MS, decoder=decoder)
+    for block in np.array_split(speech(3.0), 17):
+        text = transcriber.accept(block)
+        assert text.text.startswith(text.final)
+    [[wanted]] = Recognizer(model, processor).recognize([speech(3.0)], decoder, CHUNK_MS)
+    assert transcriber.finish() == wanted.text != ""
 
 
 def test_safe_conversions(parts):

@@ -1,4 +1,4 @@
-"""Encoder blocks as the CPU likes them: for inference in small steps, such as those of a live transcript.
+"""Encoder blocks that are fast on a CPU in small steps, such as those of a live transcript; for inference only.
 
 A streaming step has a few frames only, so that reading the weights and calling torch take its time, not arithmetic.
 Here weights are put in oneDNN's order once instead of at every call, activations and residual sums happen inside the
@@ -16,6 +16,7 @@ from ..modeling.layouts import Layout
 from ..modeling.modeling_conformer import ConformerFeedForward, ConformerLayer, rotate
 
 _FRAMES = 16  # for which the order is chosen: chunk and look-ahead of 320 ms at 25 Hz
+_PLAIN = (nn.Linear, nn.LayerNorm, nn.Conv2d)  # modules with weights that can be packed
 _FUSED_ACTIVATIONS = {"silu": "swish", "swish": "swish", "relu": "relu"}  # by their names in oneDNN
 
 
@@ -82,9 +83,8 @@ class PackedLayer(ConformerLayer):
     """What a `ConformerLayer` computes, for inference on the CPU; the layer that it is made from is not kept."""
 
     def __init__(self, layer: ConformerLayer):
-        nn.Module.__init__(
-            self
-        )  # to transformers, which records hidden states by class, it is a layer, but has no parts
+        # A subclass of ConformerLayer so that transformers' output capturing recognizes it; it needs no submodules.
+        nn.Module.__init__(self)
         self._forward_hooks = layer._forward_hooks  # the recorders that are there already
         attention, convolution = layer.attention, layer.convolution
         self.head_dim, self.scaling, self.layer_idx = attention.head_dim, attention.scaling, attention.layer_idx
@@ -147,14 +147,17 @@ class PackedLayer(ConformerLayer):
 
 
 def can_pack(model: PreTrainedModel) -> bool:
-    """Whether `pack_layers` works for a model where it is: float32 on a CPU with oneDNN, attention in one call."""
+    """Whether `pack_layers` works for a model where it is: plain float32 layers, on a CPU with oneDNN, with sdpa or
+    eager attention. Layers that PEFT or a quantizer has replaced are not plain."""
     here = model.device.type == "cpu" and model.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-    return here and model.config._attn_implementation in ("sdpa", "eager")
+    weighted = [part for layer in model.base_model.layers for part in layer.modules() if hasattr(part, "weight")]
+    plain = all(type(part) in _PLAIN for part in weighted)
+    return here and plain and model.config._attn_implementation in ("sdpa", "eager")
 
 
 @torch.no_grad()
 def pack_layers(model: PreTrainedModel) -> PreTrainedModel:
-    """Pack all blocks of an encoder, in place; outputs stay the same to rounding.
+    """Pack all blocks of an encoder, in place; outputs stay the same to rounding. Packing twice is packing once.
 
     The model can neither be trained nor saved nor moved afterwards; load it again for that.
 
@@ -165,15 +168,15 @@ def pack_layers(model: PreTrainedModel) -> PreTrainedModel:
         The same model, in evaluation mode.
 
     Raises:
-        ValueError: the model is not in float32 on a CPU with oneDNN, or its attention is neither sdpa nor eager.
+        ValueError: `can_pack` says no.
     """
     if not can_pack(model):
         raise ValueError(
-            f"Packing is for float32 models with sdpa attention on a CPU with oneDNN; this model is {model.dtype} "
-            f"with {model.config._attn_implementation} attention on {model.device}"
+            f"Packing is for plain float32 layers with sdpa attention on a CPU with oneDNN; this model is "
+            f"{model.dtype} with {model.config._attn_implementation} attention on {model.device}"
             f"{'' if torch.backends.mkldnn.is_available() else ', and this build of torch has no oneDNN'}."
         )
     layers: Any = model.base_model.layers
     for index, layer in enumerate(layers):
-        layers[index] = PackedLayer(layer)
+        layers[index] = layer if isinstance(layer, PackedLayer) else PackedLayer(layer)
     return model.eval()
