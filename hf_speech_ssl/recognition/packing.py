@@ -150,7 +150,8 @@ def can_pack(model: PreTrainedModel) -> bool:
     """Whether `pack_layers` works for a model where it is: plain float32 layers, on a CPU with oneDNN, with sdpa or
     eager attention. Layers that PEFT or a quantizer has replaced are not plain."""
     here = model.device.type == "cpu" and model.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-    weighted = [part for layer in model.base_model.layers for part in layer.modules() if hasattr(part, "weight")]
+    layers: Any = model.base_model.layers
+    weighted = [part for layer in layers for part in layer.modules() if hasattr(part, "weight")]
     plain = all(type(part) in _PLAIN for part in weighted)
     return here and plain and model.config._attn_implementation in ("sdpa", "eager")
 
