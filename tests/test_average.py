@@ -11,6 +11,7 @@ from transformers import AutoModelForCTC, AutoProcessor
 
 from hf_speech_ssl import BiRQForPreTraining, SpeechSSLFeatureExtractor
 from hf_speech_ssl.cli import main
+from hf_speech_ssl.modeling.quantization import RandomProjectionQuantizer
 
 WER = {2: 0.5, 4: 0.1, 6: 0.3, 8: 0.2}  # by update
 
@@ -121,3 +122,17 @@ def test_what_cannot_be_averaged_is_said_in_one_line(tmp_path, capsys):
     assert "only one of them has" in refused("-n", "2", "--by", "last")
     (run / "run_arguments.json").write_text("{}")
     assert "never evaluated" in refused("-n", "2")
+
+
+def test_what_a_quantizer_has_learned_is_that_of_the_newest_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(RandomProjectionQuantizer, "learns", True)
+    for step in WER:
+        model = shake(BiRQForPreTraining(tiny_birq()), step)
+        model.quantizer.codebook.add_(step)
+        checkpoint(tmp_path, step, model, SpeechSSLFeatureExtractor())
+    assert average(tmp_path, tmp_path / "mean", "-n", "4", "--by", "last") == 0
+    newest, mean = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "checkpoint-8", tmp_path / "mean")
+    )
+    assert torch.equal(mean["quantizer.codebook"], newest["quantizer.codebook"])
+    assert not torch.equal(mean["prediction_head.weight"], newest["prediction_head.weight"])

@@ -208,12 +208,13 @@ def test_chunk_durations_are_for_chunk_ssl(pretrained, tmp_path):
         run_ctc.main([*flags.split(), "--model_name_or_path", str(pretrained)])
 
 
-def test_epochs_come_to_steps(pretrained, tmp_path):
+def test_epochs_come_to_steps(pretrained, tmp_path, capsys):
     flags = BIRQ.replace("--max_steps 4", "--num_train_epochs 1")
     run_birq.main([*flags.split(), "--output_dir", str(tmp_path), "--gradient_accumulation_steps", "2"])
     results = json.loads((tmp_path / "results.json").read_text())
     whole = json.loads((pretrained / "results.json").read_text())["audio_hours"]
     assert (results["updates"], results["audio_hours"]) == (2, whole), "four batches make the epoch"
+    assert "synthetic: found 24 audio, 24 in the split 'train'" in capsys.readouterr().out.splitlines()[0]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The mean of several checkpoints of one run: often better than the best of them, and always as cheap to use."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,6 +55,8 @@ def average_checkpoints(
 ) -> Average:
     """Save the mean of a run's checkpoints as a model folder, with averaging.json beside it, which says of what.
 
+    The state of a quantizer that learns is that of the newest one.
+
     Args:
         by: "best" takes the checkpoints with the lowest value of the metric that the run chose its best one by: WER of
             a CTC model, loss of any other, on the first of its evaluation splits; "last" takes the newest.
@@ -76,8 +78,9 @@ def average_checkpoints(
     folders = [run_dir / name for name in average.checkpoints]
     newest = max(folders, key=step_of)
     model = load_any_model(newest)
-    buffers = {name for name, _ in model.named_buffers()}
-    model.load_state_dict(mean_of_weights(folders, buffers))
+    learned = learned_labels(model)
+    fixed = {name for name, _ in model.named_buffers()} - learned.keys()
+    model.load_state_dict(mean_of_weights(folders, fixed, learned) | learned)
     save_model(output_dir, model, [load_companion(newest)])
     write_json(output_dir / AVERAGING_FILE, asdict(average))
     return average
@@ -126,7 +129,19 @@ def logged_values(run_dir: Path, metric: str) -> dict[int, float]:
     return {step: values[metric] for step, values in read_log(run_dir) if math.isfinite(values.get(metric, math.nan))}
 
 
-def mean_of_weights(folders: Sequence[Path], buffers: set[str]) -> dict[str, torch.Tensor]:
+def learned_labels(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The state of the quantizers that learn, which is no mean: entry 7 of two codebooks may stand for two sounds."""
+    return {
+        f"{prefix}.{name}": tensor
+        for prefix, module in model.named_modules()
+        if getattr(module, "learns", False)
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def mean_of_weights(
+    folders: Sequence[Path], buffers: set[str], left_out: Container[str] = ()
+) -> dict[str, torch.Tensor]:
     """The mean of every tensor over some checkpoints, summed in float64, in the tensor's own type.
 
     One tensor of each checkpoint is in memory at a time, and the means.
@@ -134,6 +149,7 @@ def mean_of_weights(folders: Sequence[Path], buffers: set[str]) -> dict[str, tor
     Args:
         buffers: names of the tensors that do not learn, such as codebooks; they and all that is not floating point
             must be equal everywhere.
+        left_out: names of tensors that no mean is made of.
 
     Raises:
         ValueError: names, shapes or fixed tensors differ: the checkpoints are not of one run.
@@ -147,6 +163,8 @@ def mean_of_weights(folders: Sequence[Path], buffers: set[str]) -> dict[str, tor
                 )
         means = {}
         for name in files[0].keys():  # noqa: SIM118 - not a dict
+            if name in left_out:
+                continue
             first = files[0].get_tensor(name)
             fixed = name in buffers or not first.is_floating_point()
             total = first.double()

@@ -11,7 +11,8 @@ from datasets import Dataset
 
 from hf_speech_ssl.data.batch import Batch
 from hf_speech_ssl.data.batching import SpeechBatches
-from hf_speech_ssl.data.corpora import SpeechDataset, load_corpus
+from hf_speech_ssl.data.corpora import SpeechDataset, load_corpus_with_report
+from hf_speech_ssl.data.folders import CorpusReport
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 from hf_speech_ssl.run_folder import split_names
 
@@ -72,8 +73,8 @@ class Corpus:
     def load(cls, settings: DataSettings, accelerator: Accelerator, text_column: str | None = None) -> "Corpus":
         """Download or make what is missing (once per machine) and open it."""
 
-        def load_split(split: str, limit: int | None) -> SpeechDataset:
-            dataset = load_corpus(
+        def load_split(split: str, limit: int | None) -> tuple[SpeechDataset, CorpusReport]:
+            dataset, report = load_corpus_with_report(
                 settings.dataset_name,
                 config_name=settings.dataset_config_name,
                 split=split,
@@ -83,11 +84,12 @@ class Corpus:
                 revision=settings.dataset_revision,
                 cache_dir=settings.dataset_cache_dir,
             )
-            return dataset if limit is None else dataset.take(limit)
+            return dataset if limit is None else dataset.take(limit), report
 
         with accelerator.local_main_process_first():
-            train = load_split(settings.train_split_name, settings.max_train_samples)
-            evaluation = {name: load_split(name, settings.max_eval_samples) for name in settings.eval_split_names}
+            train, report = load_split(settings.train_split_name, settings.max_train_samples)
+            evaluation = {name: load_split(name, settings.max_eval_samples)[0] for name in settings.eval_split_names}
+        accelerator.print(report)
         return cls(settings, train, evaluation, text_column)
 
     def batches(self, dataset: SpeechDataset, seed: int, batch_seconds: float, **options: Any) -> SpeechBatches:
@@ -120,6 +122,8 @@ class Corpus:
         if self.settings.streaming:
             raise ValueError("--max_steps is needed with --streaming: how long an epoch is cannot be known.")
         count = decided_by_main_process(accelerator, lambda: batches.count_steps(epoch=0))
+        if len(batches.skipped):  # all lengths are known by now
+            accelerator.print(f"Of these, {batches.skipped}.")
         return max(1, math.ceil(settings.num_train_epochs * count / settings.gradient_accumulation_steps))
 
     def sample_batches(self, seed: int) -> SpeechBatches:
