@@ -8,6 +8,8 @@ import json
 import math
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,12 @@ def write_text(file: str | Path, text: str) -> None:
 def shareable(values: Any) -> Any:
     """The same values as they are written: finite numbers, and paths without folders."""
     return finite(without_folders(values))
+
+
+def known_fields(record: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a dataclass has fields for; another version may have written more."""
+    names = {one.name for one in fields(record)}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def finite(values: Any) -> Any:

@@ -13,11 +13,12 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .json_files import json_text, read_json, write_json, write_text
+from .json_files import json_text, known_fields, read_json, write_json, write_text
+from .verdict import Verdict
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -170,61 +171,6 @@ def split_names(flag: str | None) -> list[str]:
 
 
 @dataclass(frozen=True)
-class LabelUse:
-    """How a kind of pretraining label was used over many updates, and predicted at masked frames.
-
-    Args:
-        kind: "anchor", "enhanced", "fsq", ...
-        frames: number of labels counted.
-        codebook_size: entries that there are; `entries_used` of them occurred.
-        perplexity: exponential of the entropy (nats) of the labels.
-        commonest_share: share of the commonest label, which a constant guess would get right.
-        accuracy: share of the masked frames whose label was predicted.
-        loudness_correlation: of the label with the frame's energy, 0 to 1.
-    """
-
-    kind: str
-    frames: int
-    codebook_size: int
-    entries_used: int
-    perplexity: float
-    commonest_share: float
-    accuracy: float | None = None
-    loudness_correlation: float | None = None
-
-
-@dataclass(frozen=True)
-class LayerRank:
-    """The effective rank of a layer's output, and that of the same model with random weights; layer 0 is the input."""
-
-    layer: int
-    effective_rank: float
-    random_effective_rank: float | None = None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a pretraining run learned something.
-
-    Args:
-        labels: use of each kind of label over the last updates.
-        layers: effective ranks; empty where they were not measured.
-        remarks: sentences for people.
-    """
-
-    labels: Sequence[LabelUse] = ()
-    layers: Sequence[LayerRank] = ()
-    remarks: Sequence[str] = ()
-
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> "Verdict":
-        """The verdict as JSON holds it; unknown fields are passed over."""
-        labels = [LabelUse(**_known(LabelUse, one)) for one in values.get("labels", ())]
-        layers = [LayerRank(**_known(LayerRank, one)) for one in values.get("layers", ())]
-        return cls(labels, layers, list(values.get("remarks", ())))
-
-
-@dataclass(frozen=True)
 class RunResults:
     """Figures of a finished run.
 
@@ -263,7 +209,7 @@ class RunResults:
         needed = ["updates", "audio_hours", "training_hours", "num_parameters", "num_processes", "device"]
         values = _read_record(folder, RESULTS_FILE, needed)
         metrics = {name: _number(value) for name, value in values.items() if MetricName.parse(name)}
-        own = {name: value for name, value in _known(cls, values).items() if name not in ("metrics", "other")}
+        own = {name: value for name, value in known_fields(cls, values).items() if name not in ("metrics", "other")}
         verdict = Verdict.from_values(values["verdict"]) if values.get("verdict") else None
         other = {name: value for name, value in values.items() if name not in metrics and name not in own}
         return cls(**{**own, "verdict": verdict}, metrics=metrics, other=other)
@@ -316,7 +262,7 @@ class Evaluation:
                         f"{file} has no value, low and high for the {rate} of {mode!r}: it is not as `hf-speech-ssl "
                         f"evaluate --output_file` writes it. Write it again, or call it something else."
                     )
-        return cls(**{**_known(cls, values), "settings": values.get("settings") or {}})
+        return cls(**{**known_fields(cls, values), "settings": values.get("settings") or {}})
 
     def write(self, file: str | Path) -> None:
         """Write the report."""
@@ -352,7 +298,7 @@ class TrainingState:
     @classmethod
     def read(cls, checkpoint: str | Path) -> "TrainingState":
         """Read training_state.json; fields of other versions are passed over."""
-        return cls(**_known(cls, read_json(Path(checkpoint) / STATE_FILE)))
+        return cls(**known_fields(cls, read_json(Path(checkpoint) / STATE_FILE)))
 
     def write(self, checkpoint: str | Path) -> None:
         """Write training_state.json."""
@@ -364,6 +310,11 @@ class LogEntry(NamedTuple):
 
     step: int
     values: dict[str, float]
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether the figures are those of an evaluation."""
+        return any(MetricName.parse(name) for name in self.values)
 
 
 def read_log(folder: str | Path) -> list[LogEntry]:
@@ -409,11 +360,6 @@ def _is_number(value: Any) -> bool:
 
 def _number(value: Any) -> float:
     return float(value) if _is_number(value) and value is not None else math.nan
-
-
-def _known(record: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    names = {one.name for one in fields(record)}
-    return {name: value for name, value in values.items() if name in names}
 
 
 def _read_record(folder: str | Path, name: str, needed: Sequence[str]) -> dict[str, Any]:

@@ -136,16 +136,15 @@ VERDICT = {
     "labels": [
         {
             "kind": "anchor",
-            "frames": 40_000,
             "codebook_size": 1024,
             "entries_used": 900,
             "perplexity": 312.4,
             "commonest_share": 0.0512,
             "accuracy": 0.321,
-            "loudness_correlation": 0.4567,
+            "loudness": 0.4567,
             "of_next_year": 1,
         },
-        {"kind": "fsq", "frames": 9, "codebook_size": 9, "entries_used": 2, "perplexity": 1.5, "commonest_share": 1.0},
+        {"kind": "", "entries_used": 2, "perplexity": 1.5, "commonest_share": 1.0},
     ],
     "layers": [{"layer": 0, "effective_rank": 20.04}, {"layer": 1, "effective_rank": 5.0, "random_effective_rank": 9}],
     "remarks": ["Masked prediction is far better than the commonest label."],
@@ -155,10 +154,31 @@ VERDICT = {
 def test_the_verdict_of_pretraining_is_on_the_card(tmp_path):
     write_model_card(folder_of_run(tmp_path, "BiRQForPreTraining", results={**RESULTS, "verdict": VERDICT}))
     text = text_of(tmp_path)
-    assert "| anchor | 900 of 1,024 | 312 | 5.1 % | 32.1 % | 0.46 | 40,000 |" in text
-    assert "| fsq | 2 of 9 | 2 | 100.0 % |  |  | 9 |" in text
+    assert "| anchor | 900 of 1,024 | 312 | 5.1 % | 32.1 % | 45.7 % |" in text
+    assert "| all | 2 | 2 | 100.0 % |  |  |" in text
     assert "| input | 20.0 |  |\n| 1 | 5.0 | 9.0 |\n" in text and VERDICT["remarks"][0] in text
     assert "{'" not in text and "None" not in text
+
+
+def test_without_a_verdict_the_log_tells_of_the_labels(tmp_path):
+    statistics = {"labels_used": 40.0, "label_perplexity": 12.6, "top_label_share": 0.25, "label_loudness": 0.1}
+    early = {f"anchor_{name}": value / 2 for name, value in statistics.items()}
+    late = {f"anchor_{name}": value for name, value in statistics.items()}
+    late |= {f"enhanced_{name}": 2 * value for name, value in statistics.items()}
+    lines = [
+        {"step": 1, **early},
+        {"step": 2, "accuracy": 0.5, **late},
+        {"step": 2, "eval_loss": 1.0, "eval_top_label_share": 0.9},
+    ]
+    folder = folder_of_run(tmp_path, "BiRQForPreTraining")
+    (folder / "train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_model_card(folder)
+    rows = ["| anchor | 40 | 13 | 25.0 % | 50.0 % | 10.0 % |", "| enhanced | 80 | 25 | 50.0 % |  | 20.0 % |"]
+    assert "\n".join(rows) in text_of(folder)
+    line = {"step": 2, "frame_accuracy": 0.5, "accuracy": 0.9, **statistics}
+    (folder / "train_log.jsonl").write_text(json.dumps(line))
+    write_model_card(folder)
+    assert "| all | 40 | 13 | 25.0 % | 50.0 % | 10.0 % |" in text_of(folder)
 
 
 def test_synthetic_data_is_no_data_set_of_the_hub(tmp_path):

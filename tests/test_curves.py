@@ -130,3 +130,17 @@ def test_the_loss_of_a_tokenizer_is_a_squared_error(tmp_path):
 def test_no_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         draw_training_curves(tmp_path / "nowhere")
+
+
+def test_accuracy_stands_beside_the_share_of_the_commonest_label(tmp_path):
+    entries = [
+        {"step": s, "accuracy": 0.1, "anchor_top_label_share": 0.2, "anchor_label_perplexity": 9} for s in (1, 2)
+    ]
+    drawn = panels_drawn(log_of(tmp_path, *entries))
+    accuracy = drawn["accuracy at masked frames"]
+    assert [(line.label, line.series[2]) for line in accuracy] == [
+        ("accuracy", 10.0),
+        ("anchor top label share", 20.0),
+    ]
+    assert [line.label for line in drawn["perplexity of the labels"]] == ["anchor label perplexity"]
+    assert draw_training_curves(tmp_path)

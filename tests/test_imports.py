@@ -24,11 +24,12 @@ CHECKED_FOLDERS = ("modeling", "hf_speech_ssl", *SCRIPT_FOLDERS, "benchmarks", "
 LAYERS = {
     "modeling": 0,
     "json_files": 0,
+    "verdict": 1,
     "options": 0,
     "paths": 0,
     "console": 0,
     "families": 1,
-    "run_folder": 1,
+    "run_folder": 2,
     "registration": 2,
     "loading": 2,
 }

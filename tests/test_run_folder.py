@@ -6,20 +6,18 @@ import math
 import pytest
 
 from hf_speech_ssl.run_folder import (
-    LabelUse,
-    LayerRank,
     LogEntry,
     MetricName,
     RunArguments,
     RunResults,
     TrainingState,
-    Verdict,
     append_to_log,
     checkpoint_name,
     checkpoint_step,
     cut_log_after,
     read_log,
 )
+from hf_speech_ssl.verdict import LabelUse, LayerRank, Verdict
 
 NAMES = {
     "eval_loss": MetricName("loss"),
@@ -54,7 +52,7 @@ def test_checkpoints_are_known_by_their_names(tmp_path):
 
 
 def test_results_are_read_as_they_were_written(tmp_path):
-    verdict = Verdict([LabelUse("anchor", 90, 4, 3, 2.5, 0.5, 0.6)], [LayerRank(0, 8.0, 9.0)], ["It learns."])
+    verdict = Verdict([LabelUse("anchor", 3, 2.5, 0.5, 0.1, 0.6, 4)], [LayerRank(0, 8.0, 9.0)], ["It learns."])
     results = RunResults(
         10, 1.5, 0.5, 1000, 1, "CPU", final_model_step=8, metrics={"eval_loss": 2.0}, verdict=verdict, other={"x": 1}
     )

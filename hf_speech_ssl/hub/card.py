@@ -21,13 +21,14 @@ from ..run_folder import (
     OFFLINE,
     SYNTHETIC,
     Evaluation,
+    LogEntry,
     MetricName,
     RunArguments,
     RunResults,
-    Verdict,
     mode_name,
     read_log,
 )
+from ..verdict import Verdict
 
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
 OUR_TAG = "hf-speech-ssl"
@@ -199,6 +200,8 @@ def _eval_result(what: _Evaluated, metric: str, value: float) -> EvalResult:
 def template_values(run: FinishedRun) -> dict[str, Any]:
     """Values of the template's placeholders."""
     settings = {name: run.arguments.get(name) for name in SHOWN_SETTINGS}
+    log = read_log(run.folder)
+    trained = [entry.values for entry in log if not entry.is_evaluation]
     return {
         "name": run.name,
         "kind": run.kind,
@@ -224,9 +227,9 @@ def template_values(run: FinishedRun) -> dict[str, Any]:
         "curves": CURVES_FILE if (run.folder / CURVES_FILE).is_file() else None,
         "evaluations": [evaluation_values(one) for one in run.evaluations],
         "metrics": metric_rows(run.results.metrics, run.arguments.eval_splits),
-        "verdict": verdict_values(run.results.verdict),
+        "verdict": verdict_values(run.results.verdict or Verdict.from_log(trained)),
         "training_splits": training_splits_text(run.arguments),
-        **compute_values(run),
+        **compute_values(run, log),
         **citations(run.family),
     }
 
@@ -308,23 +311,22 @@ def verdict_values(verdict: Verdict | None) -> dict[str, Any] | None:
         return None
     labels = [
         {
-            "kind": use.kind,
-            "used": f"{use.entries_used:,} of {use.codebook_size:,}",
+            "kind": use.kind or "all",
+            "used": f"{use.entries_used:,}" + (f" of {use.codebook_size:,}" if use.codebook_size else ""),
             "perplexity": f"{use.perplexity:,.0f}",
             "commonest": percent_text(use.commonest_share),
             "accuracy": percent_text(use.accuracy),
-            "loudness": "" if use.loudness_correlation is None else f"{use.loudness_correlation:.2f}",
-            "frames": f"{use.frames:,}",
+            "loudness": percent_text(use.loudness),
         }
         for use in verdict.labels
     ]
     return {"labels": labels, "layers": verdict.layers, "remarks": verdict.remarks}
 
 
-def compute_values(run: FinishedRun) -> dict[str, str | None]:
+def compute_values(run: FinishedRun, log: Sequence[LogEntry]) -> dict[str, str | None]:
     """Time, rate, precision and memory, as far as the run's files have them."""
     hours, precision = run.results.training_hours, run.arguments.get("mixed_precision")
-    memory = [values["peak_memory_gib"] for _, values in read_log(run.folder) if "peak_memory_gib" in values]
+    memory = [values["peak_memory_gib"] for _, values in log if "peak_memory_gib" in values]
     return {
         "duration": duration_text(hours),
         "rate": f"{run.results.audio_hours / hours:,.1f}" if hours > 0 else None,
@@ -382,7 +384,7 @@ def value_text(value: Any) -> str:
 
 def percent_text(share: float | None) -> str:
     """A share in percent."""
-    return "" if share is None else f"{100 * share:.1f} %"
+    return "" if share is None or not math.isfinite(share) else f"{100 * share:.1f} %"
 
 
 def count_text(count: int) -> str:

@@ -51,16 +51,28 @@ class Line:
     of_evaluations: bool
 
 
+def _of_kinds(figure: str) -> tuple[str, ...]:
+    """The names of a figure of the labels, which the log has for each kind of them."""
+    return figure, f"anchor_{figure}", f"enhanced_{figure}"
+
+
 LOSS = Panel("loss", "nats", ("loss", "anchor_loss", "enhanced_loss"), "loss")
 SQUARED_ERROR = Panel("loss", "mean squared error", ("loss",), "loss")
 PANELS = (
-    Panel("accuracy at masked frames", "%", ("accuracy", "frame_accuracy"), "accuracy", 100.0),
+    # A constant guess reaches the share of the commonest label.
+    Panel(
+        "accuracy at masked frames",
+        "%",
+        ("accuracy", "frame_accuracy", *_of_kinds("top_label_share")),
+        "accuracy",
+        100.0,
+    ),
     Panel("variance of the features explained", "%", ("explained_variance",), "explained_variance", 100.0),
     Panel("WER in evaluations", "%", (), "wer", 100.0),
     Panel(
         "perplexity of the labels",
         "effective number",
-        ("codebook_perplexity", "enhanced_perplexity", "level_perplexity"),
+        (*_of_kinds("label_perplexity"), "codebook_perplexity", "enhanced_perplexity", "level_perplexity"),
     ),
     Panel("use of the labels", "%", ("codebook_usage", "level_usage", "distinct_labels"), None, 100.0),
     Panel("learning rate", "", ("learning_rate",)),
