@@ -31,10 +31,10 @@ from hf_speech_ssl.training.building import (
     load_with_new_head,
     make_config,
 )
-from hf_speech_ssl.training.corpus import Corpus, DataSettings, estimate_normalization
+from hf_speech_ssl.training.corpus import Corpus, estimate_normalization
 from hf_speech_ssl.training.loop import TrainingLoop
 from hf_speech_ssl.training.run import Run
-from hf_speech_ssl.training.settings import TrainingSettings
+from hf_speech_ssl.training.settings import DataSettings, TrainingSettings
 from hf_speech_ssl.training.transcription import (
     TranscriptEvaluator,
     Transcription,
@@ -154,7 +154,7 @@ def fine_tune(run: Run, model_settings: ModelSettings, data: DataSettings) -> Tr
     modes = evaluation_modes(model.config, model_settings.eval_chunk_durations_ms)
     evaluator = TranscriptEvaluator(accelerator, objective, splits, modes) if splits else None
     max_steps = corpus.num_steps(settings, batches, accelerator)
-    loop = TrainingLoop(run, model, [processor], objective, batches, max_steps, evaluator)
+    loop = TrainingLoop(run, model, processor, objective, batches, max_steps, evaluator)
     loop.run()
     return loop
 

@@ -5,13 +5,20 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from . import console
 from .hub import check_push, publish
+from .training.building import load_feature_extractor
+from .training.corpus import Corpus, estimate_normalization
+from .training.evaluators import LossEvaluator
 from .training.loop import TrainingLoop
 from .training.run import Run, started_run
-from .training.settings import TrainingSettings
+from .training.settings import DataSettings, PretrainingSettings, TrainingSettings
+from .training.updates import SelfSupervised
 
 LOST_PROCESS = re.compile(r"gloo|NCCL|Connection (reset|closed)|remote process exited")  # in torch's error messages
 
@@ -30,6 +37,37 @@ def training_run(settings: TrainingSettings, *other_settings: Any) -> Iterator[R
         check_push(settings.output_dir, settings.hub_model_id)
     with started_run(settings, *other_settings) as run:
         yield run
+
+
+def pretrain(
+    run: Run,
+    model: PreTrainedModel,
+    features_from: str | Path | None,
+    choice: PretrainingSettings,
+    data: DataSettings,
+    unit: str = "num_masked_frames",
+) -> TrainingLoop:
+    """Pretrain a model and leave it in the output folder.
+
+    Args:
+        features_from: a saved model whose feature extractor to keep; a new one is fitted to the corpus if absent.
+        unit: the field of the model's output that its loss is a mean over.
+    """
+    accelerator, settings = run.accelerator, run.settings
+    features = load_feature_extractor(run.checkpoint or features_from)
+    corpus = Corpus.load(data, accelerator)
+    if features.mean is None:
+        sample = corpus.sample_batches(settings.seed).epoch(0)
+        estimate_normalization(features, sample, choice.normalization_seconds, accelerator)
+
+    objective = SelfSupervised(features, unit)
+    batches = corpus.train_batches(accelerator, settings.seed)
+    splits = corpus.eval_batches(accelerator)
+    evaluator = LossEvaluator(accelerator, objective, splits, settings.seed) if splits else None
+    max_steps = corpus.num_steps(settings, batches, accelerator)
+    loop = TrainingLoop(run, model, features, objective, batches, max_steps, evaluator)
+    loop.run()
+    return loop
 
 
 def publish_run(run: Run, loop: TrainingLoop) -> dict[str, float]:

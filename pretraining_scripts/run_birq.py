@@ -12,11 +12,9 @@ batches hold 100 utterances, about 1,200 seconds in all: set `per_device_train_b
 
 from hf_speech_ssl import BiRQForPreTraining
 from hf_speech_ssl.options import parse_settings
-from hf_speech_ssl.scripts import call, publish_run, training_run
+from hf_speech_ssl.scripts import call, pretrain, publish_run, training_run
 from hf_speech_ssl.training.building import load_model, make_config
-from hf_speech_ssl.training.corpus import DataSettings
-from hf_speech_ssl.training.pretraining import PretrainingSettings, pretrain
-from hf_speech_ssl.training.settings import TrainingSettings
+from hf_speech_ssl.training.settings import DataSettings, PretrainingSettings, TrainingSettings
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

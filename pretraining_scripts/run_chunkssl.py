@@ -15,11 +15,9 @@ from typing import cast
 
 from hf_speech_ssl import ChunkSSLConfig, ChunkSSLForPreTraining, FSQConfig, FSQModel
 from hf_speech_ssl.options import flag, parse_settings
-from hf_speech_ssl.scripts import call, publish_run, training_run
-from hf_speech_ssl.training.building import load_model, make_config
-from hf_speech_ssl.training.corpus import DataSettings
-from hf_speech_ssl.training.pretraining import PretrainingSettings, pretrain
-from hf_speech_ssl.training.settings import TrainingSettings, parse_config_overrides
+from hf_speech_ssl.scripts import call, pretrain, publish_run, training_run
+from hf_speech_ssl.training.building import load_model, make_config, parse_config_overrides
+from hf_speech_ssl.training.settings import DataSettings, PretrainingSettings, TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from transformers import pipeline
 
 from hf_speech_ssl import BiRQForCTC, ChunkSSLForPreTraining, FSQModel, SpeechSSLFeatureExtractor
 from hf_speech_ssl.decoding import build_ctc_processor
-from hf_speech_ssl.training.updates import Learner
+from hf_speech_ssl.training.updates import TrainStep
 
 pytest.importorskip("espeakng_loader")
 ROOT = Path(__file__).parent.parent
@@ -69,7 +69,7 @@ def test_pretraining_leaves_a_model_its_features_results_and_a_card(pretrained):
 
 
 def test_resuming_on_real_batches_gives_the_same_weights(pretrained, tmp_path, monkeypatch):
-    update = Learner.update
+    update = TrainStep.update
 
     def dies_in_the_third(self, step, batches, **numbers):
         if step == 3:
@@ -78,7 +78,7 @@ def test_resuming_on_real_batches_gives_the_same_weights(pretrained, tmp_path, m
 
     flags = [*BIRQ.split(), "--output_dir", str(tmp_path), "--save_steps", "2", "--resume_from_checkpoint", "last"]
     with monkeypatch.context() as patch, pytest.raises(OSError, match="went away"):
-        patch.setattr(Learner, "update", dies_in_the_third)
+        patch.setattr(TrainStep, "update", dies_in_the_third)
         run_birq.main(flags)
     run_birq.main(flags)
     assert all(torch.equal(value, weights(pretrained)[name]) for name, value in weights(tmp_path).items())

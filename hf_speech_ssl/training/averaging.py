@@ -81,7 +81,7 @@ def average_checkpoints(
     learned = learned_labels(model)
     fixed = {name for name, _ in model.named_buffers()} - learned.keys()
     model.load_state_dict(mean_of_weights(folders, fixed, learned) | learned)
-    save_model(output_dir, model, [load_companion(newest)])
+    save_model(output_dir, model, load_processor(newest))
     write_json(output_dir / AVERAGING_FILE, asdict(average))
     return average
 
@@ -187,7 +187,7 @@ def load_any_model(folder: Path) -> PreTrainedModel:
     return heads.get(name.rpartition("For")[2], AutoModel).from_pretrained(folder)
 
 
-def load_companion(folder: Path) -> Saveable:
+def load_processor(folder: Path) -> Saveable:
     """The processor of a CTC model, the feature extractor of any other."""
     return Wav2Vec2Processor.from_pretrained(folder) if is_ctc_model(folder) else load_feature_extractor(folder)
 

@@ -1,5 +1,9 @@
 """From flags to a model: presets, overrides of config fields, weights to continue from."""
 
+import ast
+import difflib
+import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +12,6 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from hf_speech_ssl.families import family_of_preset
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
-
-from .settings import parse_config_overrides
 
 
 def make_config(
@@ -72,3 +74,35 @@ def is_ctc_model(source: str | Path) -> bool:
     """Whether a saved model, here or on the Hub, is a CTC model, so that a processor lies beside it."""
     architectures = AutoConfig.from_pretrained(source).architectures or []
     return any(name.endswith("ForCTC") for name in architectures)
+
+
+def parse_config_overrides(text: str | None, config_class: type) -> dict[str, Any]:
+    """Config fields from `"hidden_size=128,label_layer=None"`; the config itself checks types and ranges.
+
+    Raises:
+        ValueError: a part without `=`, or a name that is no field of `config_class` (with the nearest one).
+    """
+    overrides: dict[str, Any] = {}
+    names = [field.name for field in fields(config_class)]
+    # A comma separates two fields only before the next `name=`, so that lists may hold commas.
+    for part in re.split(r",(?=\s*\w+\s*=)", text or ""):
+        if not part.strip():
+            continue
+        name, separator, value = (piece.strip() for piece in part.partition("="))
+        if not separator:
+            raise ValueError(f"--config_overrides needs name=value pairs separated by commas, got {part!r}.")
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{config_class.__name__} has no field '{name}' to override.{hint}")
+        overrides[name] = _typed(value)
+    return overrides
+
+
+def _typed(value: str) -> Any:
+    """A Python literal (numbers, lists, None, True, also in lower case), anything else as the string it is."""
+    literal = {"true": "True", "false": "False", "none": "None", "null": "None"}.get(value.lower(), value)
+    try:
+        return ast.literal_eval(literal)
+    except (ValueError, SyntaxError):
+        return value

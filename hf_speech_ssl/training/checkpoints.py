@@ -17,7 +17,6 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +27,7 @@ from accelerate import Accelerator
 from accelerate.logging import get_logger
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+from torch import nn
 from transformers import PreTrainedModel
 
 from hf_speech_ssl.data.batch import DataPosition
@@ -42,7 +42,7 @@ from hf_speech_ssl.run_folder import (
     process_file,
 )
 
-from .optimization import load_named_state, named_state
+from .updates import parameter_groups
 
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # the latter are torch's and safetensors' for a full disk
 logger = get_logger(__name__)
@@ -54,18 +54,17 @@ class Saveable(Protocol):
     def save_pretrained(self, save_directory: str | Path) -> Any: ...
 
 
-def save_model(folder: Path, model: PreTrainedModel, companions: Sequence[Saveable]) -> None:
-    """Model, configuration, code and companions, as `from_pretrained` expects them. Only for the main process."""
+def save_model(folder: Path, model: PreTrainedModel, processor: Saveable) -> None:
+    """Model, configuration, code and processor, as `from_pretrained` expects them. Only for the main process."""
     model.save_pretrained(folder)
-    for companion in companions:
-        companion.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
-def save_final_model(folder: Path, model: PreTrainedModel, companions: Sequence[Saveable]) -> None:
+def save_final_model(folder: Path, model: PreTrainedModel, processor: Saveable) -> None:
     """The same into the output folder, file by file once all are written: a full disk leaves no half model."""
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix="model.", suffix=PARTIAL_SUFFIX) as partial:
-            save_model(Path(partial), model, companions)
+            save_model(Path(partial), model, processor)
             for file in Path(partial).iterdir():
                 _to_disk(file)
                 file.replace(folder / file.name)
@@ -82,7 +81,7 @@ def save_checkpoint(
     accelerator: Accelerator,
     state: TrainingState,
     model: PreTrainedModel,
-    companions: Sequence[Saveable],
+    processor: Saveable,
     optimizer: torch.optim.Optimizer,
     position: DataPosition | None,
 ) -> Path:
@@ -104,7 +103,7 @@ def save_checkpoint(
         torch.save({"position": place, **random_states()}, own_file)
         _to_disk(own_file)
         if accelerator.is_main_process:
-            save_model(partial, model, companions)
+            save_model(partial, model, processor)
             scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
             torch.save({"optimizer": named_state(optimizer, model), "scaler": scaler}, partial / OPTIMIZER_FILE)
         accelerator.wait_for_everyone()
@@ -226,6 +225,43 @@ def load_weights(folder: Path, model: PreTrainedModel) -> None:
             f"that the run was started with."
         )
     model.load_state_dict(theirs)
+
+
+def named_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:
+    """What the optimizer has learned, by the names of the parameters: how they are grouped does not matter to it."""
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    return {names[parameter]: state for parameter, state in optimizer.state.items()}
+
+
+def load_named_state(optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict[str, Any]) -> None:
+    """Put `named_state` back. Groups, decay, betas and epsilon stay as the optimizer was made with.
+
+    A parameter that was frozen when the state was saved begins without moments.
+
+    Raises:
+        ValueError: the state is of an earlier version, which numbered the parameters, and their number differs.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    if "param_groups" in saved:
+        saved = _by_name(saved, model)
+    whole = optimizer.state_dict()
+    ordered = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    whole["state"] = {index: saved[name] for index, name in enumerate(ordered) if name in saved}
+    optimizer.load_state_dict(whole)
+
+
+def _by_name(saved: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """The state of an earlier version, which grouped all that was trained by the settings of its time."""
+    old = saved["param_groups"]
+    decay, frozen = (max(group[name] for group in old) for name in ("weight_decay", "frozen_steps"))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    ordered = [names[p] for group in parameter_groups(model, decay, frozen) for p in group["params"]]
+    if len(ordered) != sum(len(group["params"]) for group in old):
+        raise ValueError(
+            "The checkpoint was written by an earlier version with other parameters frozen. Resume with the flags "
+            "--freeze_encoder and --freeze_feature_projection that it was started with."
+        )
+    return {ordered[index]: state for index, state in saved["state"].items()}
 
 
 def random_states() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which audio a run reads: its flags, and the batches they make."""
+"""Which audio a run reads, and the batches that it makes of it."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -14,46 +14,11 @@ from hf_speech_ssl.data.batching import SpeechBatches
 from hf_speech_ssl.data.corpora import SpeechDataset, load_corpus_with_report
 from hf_speech_ssl.data.folders import CorpusReport
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
-from hf_speech_ssl.run_folder import split_names
 
-from ..options import flag
 from .processes import decided_by_main_process
-from .settings import TrainingSettings
+from .settings import DataSettings, TrainingSettings
 
 MAX_VOCABULARY_TEXTS = 100_000  # read for the characters of a streamed corpus
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """What to train and evaluate on. Units stand in each flag's help."""
-
-    dataset_name: str = flag(None, "Id of a Hub data set, a local folder or file, or 'synthetic'.")
-    dataset_config_name: str | None = flag(
-        None, "Its configuration. For 'synthetic': options as 'sentences=500,grammar=full,seed=1'."
-    )
-    dataset_revision: str | None = flag(None, "Branch, tag or commit of a Hub data set.")
-    train_split_name: str = flag("train", "Split to train on; several joined by '+'.")
-    eval_split_name: str | None = flag(None, "Splits to evaluate on, separated by commas; none by default.")
-    audio_column_name: str = flag("audio", "Column with the audio.")
-    streaming: bool = flag(False, "Read the data set while training, rather than download it first.")
-    per_device_train_batch_seconds: float = flag(200.0, "Seconds of padded audio in a training batch of a process.")
-    per_device_eval_batch_seconds: float = flag(200.0, "The same in evaluation.")
-    min_duration_in_seconds: float = flag(0.1, "Shorter audio is skipped.")
-    max_duration_in_seconds: float = flag(30.0, "Longer audio is skipped.")
-    max_train_samples: int | None = flag(None, "Train on the first so many utterances only.")
-    max_eval_samples: int | None = flag(None, "Evaluate on the first so many utterances of each split only.")
-    on_bad_audio: str = flag("skip", "'skip' warns and counts files that cannot be used, 'raise' stops the run.")
-    dataloader_num_workers: int = flag(2, "Threads that decode audio ahead of training, per process.")
-    dataset_cache_dir: str | None = flag(None, "Where data sets are kept once downloaded or made.")
-
-    def __post_init__(self) -> None:
-        if not self.dataset_name:
-            raise ValueError("--dataset_name is needed: the id of a Hub data set, a local folder, or 'synthetic'.")
-
-    @property
-    def eval_split_names(self) -> list[str]:
-        """The splits to evaluate on."""
-        return split_names(self.eval_split_name)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def means(sums: Sums) -> dict[str, float]:
     }
 
 
-class LateRead:
+class DeferredScalars:
     """Device numbers that the host reads one update later, so that it never waits for the device."""
 
     def __init__(self, *values: torch.Tensor):
@@ -78,7 +78,7 @@ class LateRead:
         return self._numbers.tolist()
 
 
-class Window:
+class LogInterval:
     """The updates between two log lines."""
 
     def __init__(self) -> None:

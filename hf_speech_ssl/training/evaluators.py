@@ -13,8 +13,8 @@ from hf_speech_ssl.data.batch import Batch, DataPosition
 from hf_speech_ssl.run_folder import MetricName
 
 from .diagnostics import Sums, add, means, reduce, weighted_scalars
-from .interruption import Interruption
-from .objectives import Objective
+from .processes import Interruption
+from .updates import Objective
 
 
 class EvaluationBatches(Protocol):

@@ -22,15 +22,13 @@ from .checkpoints import (
     save_checkpoint,
     save_final_model,
 )
-from .diagnostics import LateRead, Window, constants, reduce
-from .interruption import Interrupted, Interruption
-from .objectives import Objective
+from .diagnostics import DeferredScalars, LogInterval, constants, reduce
 from .output_folder import delete_old_checkpoints
-from .processes import decided_by_main_process, describe_processes
+from .processes import Interrupted, Interruption, decided_by_main_process, describe_processes
 from .reporting import RunLog
 from .run import Run
 from .schedules import make_schedule
-from .updates import Learner
+from .updates import Objective, TrainStep
 
 MAX_SKIPPED_IN_A_ROW = 25  # updates; the fp16 loss scaler needs up to 16 at the start
 
@@ -66,7 +64,7 @@ class TrainingLoop:
 
     Args:
         model: the bare model, in float32; it is moved to the accelerator's device.
-        companions: feature extractor or processor, saved beside every model.
+        processor: feature extractor, with a tokenizer for CTC; saved beside every model.
         max_steps: updates of the whole run.
         evaluator: called every `eval_steps` and at the end, if given.
     """
@@ -75,7 +73,7 @@ class TrainingLoop:
         self,
         run: Run,
         model: PreTrainedModel,
-        companions: Sequence[Saveable],
+        processor: Saveable,
         objective: Objective,
         batches: Batches,
         max_steps: int,
@@ -83,7 +81,7 @@ class TrainingLoop:
     ):
         accelerator, settings = run.accelerator, run.settings
         self.accelerator, self.settings, self.max_steps = accelerator, settings, max_steps
-        self.companions, self.batches, self.evaluator = companions, batches, evaluator
+        self.processor, self.batches, self.evaluator = processor, batches, evaluator
         self.output_dir = Path(settings.output_dir)
         schedule = make_schedule(
             settings.lr_scheduler_type,
@@ -93,14 +91,14 @@ class TrainingLoop:
             settings.num_anneals,
             settings.final_lr_factor,
         )
-        self.learner = Learner(accelerator, model, objective, settings, schedule)
+        self.train_step = TrainStep(accelerator, model, objective, settings, schedule)
         self.interruption = Interruption()
         self.state = TrainingState(num_processes=accelerator.num_processes)
         self.position: DataPosition | None = None  # of the last consumed batch
         self.warnings: list[str] = []  # said once the run begins
         if run.checkpoint:
             self.state, self.position = load_checkpoint(
-                run.checkpoint, accelerator, model, self.learner.adamw, settings.restart_data
+                run.checkpoint, accelerator, model, self.train_step.adamw, settings.restart_data
             )
             self.compare_with(run.checkpoint)
         self.saved_step, self.seconds_before = self.state.step, self.state.training_seconds
@@ -128,7 +126,7 @@ class TrainingLoop:
             if step < self.max_steps:
                 text += (
                     f" The learning rate was {self.state.learning_rate:.2g} in update {step:,} and is "
-                    f"{self.learner.learning_rate(step + 1):.2g} in the next: --lr_scheduler_type "
+                    f"{self.train_step.learning_rate(step + 1):.2g} in the next: --lr_scheduler_type "
                     f"{self.settings.lr_scheduler_type} is drawn over the whole run."
                 )
             self.warnings.append(text)
@@ -152,7 +150,7 @@ class TrainingLoop:
             self.announce()
             try:
                 if self.evaluator is not None and self.state.step < self.max_steps:
-                    self.evaluator.try_one_batch(self.learner.model)
+                    self.evaluator.try_one_batch(self.train_step.model)
                 self.train()
             except Interrupted as stop:
                 if self.saved_step != self.state.step or not self.state.step:
@@ -173,7 +171,7 @@ class TrainingLoop:
 
     def announce(self) -> None:
         """The first lines of a run."""
-        count = sum(parameter.numel() for parameter in self.learner.parameters)
+        count = sum(parameter.numel() for parameter in self.train_step.parameters)
         self.log.say(
             f"{describe_processes(self.accelerator)}; {count:,} trainable parameters, "
             f"{self.max_steps - self.state.step:,} updates to make"
@@ -184,25 +182,25 @@ class TrainingLoop:
     def train(self) -> None:
         """Updates, and between them whatever is due."""
         stream = iter(self.batches.infinite_batches(start=self.position))
-        window, pending = Window(), None
+        interval, pending = LogInterval(), None
         skipped_in_a_row = torch.zeros((), device=self.accelerator.device)
-        self.learner.model.train()
+        self.train_step.model.train()
         while True:
             self.save_and_evaluate_if_due()
             if self.state.step >= self.max_steps:
                 return self.refuse_nothing_learned()
-            with window.waiting_for_data():
+            with interval.waiting_for_data():
                 batches = [next(stream) for _ in range(self.settings.gradient_accumulation_steps)]
-            sums = self.learner.update(self.state.step + 1, batches, signals=self.interruption.signal_number)
+            sums = self.train_step.update(self.state.step + 1, batches, signals=self.interruption.signal_number)
             self.state.step += 1
             self.position = batches[-1].position
             self.totals = {name: total + sums[name] for name, total in self.totals.items()}
             skipped_in_a_row = (skipped_in_a_row + 1) * sums["skipped"]
-            window.add(sums)
+            interval.add(sums)
             self.log.bar.update()
             if self.is_due(self.settings.logging_steps):
-                self.report(window)
-            previous, pending = pending, LateRead(sums["signals"], skipped_in_a_row, sums["empty"])
+                self.report(interval)
+            previous, pending = pending, DeferredScalars(sums["signals"], skipped_in_a_row, sums["empty"])
             self.check(previous)
 
     def is_due(self, every: int) -> bool:
@@ -211,7 +209,7 @@ class TrainingLoop:
             every > 0 and self.state.step > 0 and self.state.step % every == 0
         )
 
-    def check(self, previous: LateRead | None) -> None:
+    def check(self, previous: DeferredScalars | None) -> None:
         """Leave the run if the update before this one says so: it is known without waiting for the device."""
         signals, skipped_in_a_row, empty = previous.read() if previous else (0.0, 0.0, 0.0)
         if signals or self.accelerator.num_processes == 1:
@@ -221,8 +219,8 @@ class TrainingLoop:
         where = f"{MAX_SKIPPED_IN_A_ROW} updates in a row up to update {self.state.step}"
         if empty:
             raise ValueError(
-                f"{where} had nothing to learn from: {self.learner.objective.unit} was 0. "
-                f"{self.learner.objective.why_nothing}"
+                f"{where} had nothing to learn from: {self.train_step.objective.unit} was 0. "
+                f"{self.train_step.objective.why_nothing}"
             )
         raise FloatingPointError(
             f"{where} had gradients that are not finite; weights are as before them. Lower --learning_rate or "
@@ -234,22 +232,22 @@ class TrainingLoop:
         """Raise a ValueError at the end of a run none of whose updates changed a weight."""
         if float(self.totals["skipped"]) >= self.max_steps:
             raise ValueError(
-                f"None of the {self.max_steps} updates learned anything. {self.learner.objective.why_nothing}"
+                f"None of the {self.max_steps} updates learned anything. {self.train_step.objective.why_nothing}"
             )
 
-    def report(self, window: Window) -> None:
+    def report(self, interval: LogInterval) -> None:
         """One log line about the updates since the last one."""
-        values = window.report(self.learner.objective.unit, self.log.seconds_since_last_report())
-        values["learning_rate"] = self.learner.learning_rate(self.state.step)
+        values = interval.report(self.train_step.objective.unit, self.log.seconds_since_last_report())
+        values["learning_rate"] = self.train_step.learning_rate(self.state.step)
         values["audio_hours"] = float(self.totals["audio_seconds"]) / 3600
         values["skipped_updates"] = float(self.totals["skipped"])
         values["skipped_files"] = float(len(self.batches.skipped))
-        if left_out := len(self.learner.objective.left_out):
+        if left_out := len(self.train_step.objective.left_out):
             values["left_out_utterances"] = float(left_out)
         if self.accelerator.device.type == "cuda":
             values["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self.log.write(values, self.state.step)
-        window.clear()
+        interval.clear()
 
     def save_and_evaluate_if_due(self) -> None:
         """A checkpoint every `save_steps` updates and before every evaluation: nothing that fails there costs updates.
@@ -274,8 +272,8 @@ class TrainingLoop:
         """Metrics of the model as it is now."""
         assert self.evaluator is not None
         with self.log.paused():
-            self.metrics = self.evaluator(self.learner.model, self.interruption)
-        self.learner.model.train()
+            self.metrics = self.evaluator(self.train_step.model, self.interruption)
+        self.train_step.model.train()
         self.state.evaluated_step = self.state.step
         self.log.write(self.metrics, self.state.step, self.evaluator.metric)
         for example in self.evaluator.examples:
@@ -288,14 +286,14 @@ class TrainingLoop:
             self.state.audio_seconds = float(self.totals["audio_seconds"])
             self.state.skipped_updates = int(self.totals["skipped"])
             self.state.max_steps = self.max_steps
-            self.state.learning_rate = self.learner.learning_rate(self.state.step) if self.state.step else 0.0
+            self.state.learning_rate = self.train_step.learning_rate(self.state.step) if self.state.step else 0.0
             save_checkpoint(
                 self.output_dir,
                 self.accelerator,
                 self.state,
-                self.learner.bare_model,
-                self.companions,
-                self.learner.adamw,
+                self.train_step.bare_model,
+                self.processor,
+                self.train_step.adamw,
                 self.position,
             )
             self.saved_step = self.state.step
@@ -310,7 +308,7 @@ class TrainingLoop:
         use_best = self.settings.load_best_model_at_end and self.load_best_model()
         self.final_step = self.state.best_step if use_best else self.state.step
         if self.accelerator.is_main_process:
-            save_final_model(self.output_dir, self.learner.bare_model, self.companions)
+            save_final_model(self.output_dir, self.train_step.bare_model, self.processor)
         self.log.say(f"The final model is in {self.output_dir}.")
         self.accelerator.wait_for_everyone()
         if self.evaluator is not None and (use_best or not self.metrics):
@@ -329,13 +327,13 @@ class TrainingLoop:
         if reason:
             self.log.say(f"Warning: the best checkpoint, {folder}, cannot be used ({reason}): the last model is kept.")
             return False
-        load_weights(folder, self.learner.bare_model)
+        load_weights(folder, self.train_step.bare_model)
         self.log.say(f"The final model is the best one, that of update {best}.")
         return True
 
     def results(self) -> RunResults:
         """The figures of the finished run. Every process calls this."""
-        counts = {"files": len(self.batches.skipped), "utterances": len(self.learner.objective.left_out)}
+        counts = {"files": len(self.batches.skipped), "utterances": len(self.train_step.objective.left_out)}
         left_out = reduce(self.accelerator, constants(self.accelerator.device, **counts))
         other = {"left_out_utterances": int(left_out["utterances"])} if left_out["utterances"] else {}
         return RunResults(
@@ -347,7 +345,7 @@ class TrainingLoop:
             other=other,
             audio_hours=self.state.audio_seconds / 3600,
             training_hours=self.state.training_seconds / 3600,
-            num_parameters=self.learner.bare_model.num_parameters(),
+            num_parameters=self.train_step.bare_model.num_parameters(),
             num_processes=self.accelerator.num_processes,
             device=torch.cuda.get_device_name() if self.accelerator.device.type == "cuda" else "CPU",
         )

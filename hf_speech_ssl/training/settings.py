@@ -1,15 +1,12 @@
-"""The settings of a training run, as a frozen dataclass whose fields become flags.
+"""The flags of a training run, as frozen dataclasses.
 
 Names follow Hugging Face's training examples. What a paper's recipe prescribes is no default here: the scripts set it.
 """
 
-import ast
-import difflib
-import re
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from ..options import flag
+from ..run_folder import split_names
 
 SCHEDULES = "constant, linear, cosine, inverse_sqrt, exponential or tri_stage"
 
@@ -74,33 +71,44 @@ class TrainingSettings:
             raise ValueError(f"save_total_limit must be at least 1, got {self.save_total_limit}.")
 
 
-def parse_config_overrides(text: str | None, config_class: type) -> dict[str, Any]:
-    """Config fields from `"hidden_size=128,label_layer=None"`; the config itself checks types and ranges.
+@dataclass(frozen=True)
+class DataSettings:
+    """What to train and evaluate on. Units stand in each flag's help."""
 
-    Raises:
-        ValueError: a part without `=`, or a name that is no field of `config_class` (with the nearest one).
-    """
-    overrides: dict[str, Any] = {}
-    names = [field.name for field in fields(config_class)]
-    # A comma separates two fields only before the next `name=`, so that lists may hold commas.
-    for part in re.split(r",(?=\s*\w+\s*=)", text or ""):
-        if not part.strip():
-            continue
-        name, separator, value = (piece.strip() for piece in part.partition("="))
-        if not separator:
-            raise ValueError(f"--config_overrides needs name=value pairs separated by commas, got {part!r}.")
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{config_class.__name__} has no field '{name}' to override.{hint}")
-        overrides[name] = _typed(value)
-    return overrides
+    dataset_name: str = flag(None, "Id of a Hub data set, a local folder or file, or 'synthetic'.")
+    dataset_config_name: str | None = flag(
+        None, "Its configuration. For 'synthetic': options as 'sentences=500,grammar=full,seed=1'."
+    )
+    dataset_revision: str | None = flag(None, "Branch, tag or commit of a Hub data set.")
+    train_split_name: str = flag("train", "Split to train on; several joined by '+'.")
+    eval_split_name: str | None = flag(None, "Splits to evaluate on, separated by commas; none by default.")
+    audio_column_name: str = flag("audio", "Column with the audio.")
+    streaming: bool = flag(False, "Read the data set while training, rather than download it first.")
+    per_device_train_batch_seconds: float = flag(200.0, "Seconds of padded audio in a training batch of a process.")
+    per_device_eval_batch_seconds: float = flag(200.0, "The same in evaluation.")
+    min_duration_in_seconds: float = flag(0.1, "Shorter audio is skipped.")
+    max_duration_in_seconds: float = flag(30.0, "Longer audio is skipped.")
+    max_train_samples: int | None = flag(None, "Train on the first so many utterances only.")
+    max_eval_samples: int | None = flag(None, "Evaluate on the first so many utterances of each split only.")
+    on_bad_audio: str = flag("skip", "'skip' warns and counts files that cannot be used, 'raise' stops the run.")
+    dataloader_num_workers: int = flag(2, "Threads that decode audio ahead of training, per process.")
+    dataset_cache_dir: str | None = flag(None, "Where data sets are kept once downloaded or made.")
+
+    def __post_init__(self) -> None:
+        if not self.dataset_name:
+            raise ValueError("--dataset_name is needed: the id of a Hub data set, a local folder, or 'synthetic'.")
+
+    @property
+    def eval_split_names(self) -> list[str]:
+        """The splits to evaluate on."""
+        return split_names(self.eval_split_name)
 
 
-def _typed(value: str) -> Any:
-    """A Python literal (numbers, lists, None, True, also in lower case), anything else as the string it is."""
-    literal = {"true": "True", "false": "False", "none": "None", "null": "None"}.get(value.lower(), value)
-    try:
-        return ast.literal_eval(literal)
-    except (ValueError, SyntaxError):
-        return value
+@dataclass(frozen=True)
+class PretrainingSettings:
+    """Which model to pretrain."""
+
+    config_name: str | None = flag(None, "Preset of the family, as birq-base, chunkssl-base or fsq-base.")
+    config_overrides: str | None = flag(None, "Config fields, as 'hidden_size=128,num_hidden_layers=2'.")
+    model_name_or_path: str | None = flag(None, "Pretrained model to continue from, instead of a preset.")
+    normalization_seconds: float = flag(600.0, "Seconds of audio that the features' mean and variance come from.")

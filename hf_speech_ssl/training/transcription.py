@@ -21,8 +21,8 @@ from hf_speech_ssl.run_folder import OFFLINE, MetricName
 
 from .diagnostics import Sums, add, constants, means, reduce, weighted_scalars
 from .evaluators import EvaluationBatches, evaluating, first_batch, one_pass
-from .interruption import Interruption
-from .objectives import features_of
+from .processes import Interruption
+from .updates import features_of
 
 MAX_UNKNOWN_SHARE = 0.02  # of the letters of a split; beyond it a run is refused
 RARE = 1e-4  # share of the letters below which one is worth a look

@@ -1,18 +1,25 @@
-"""One update: forward and backward over its batches, one reduction of small numbers, one optimizer step."""
+"""One update: what a batch means to a model, forward and backward, one reduction of small numbers, one optimizer step.
 
-from collections.abc import Sequence
+The loss of an update is a mean over units: masked frames in pretraining, utterances in CTC. Every batch
+back-propagates its mean loss times its number of units; the sum of those, divided by the sum of the units of all
+processes and accumulation steps, is the gradient of the mean over all units, however unevenly they fell.
+"""
+
+from collections.abc import Mapping, Sequence, Sized
 from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 from transformers import PreTrainedModel
 
 from hf_speech_ssl.data.audio import SAMPLING_RATE
 from hf_speech_ssl.data.batch import Batch
+from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 
 from .diagnostics import MEAN, UNITS, Sums, add, constants, reduce, weighted_scalars
-from .objectives import Objective
-from .optimization import parameter_groups, scale_and_clip, set_learning_rate, step_unless
 from .schedules import Schedule
 from .settings import TrainingSettings
 
@@ -20,7 +27,57 @@ from .settings import TrainingSettings
 UNIT_SCALE = 256.0
 
 
-class Learner:
+class Objective(Protocol):
+    """Turns a batch into a loss. `unit` names what the loss is a mean over, as it appears in the logs.
+
+    A batch without examples is a second of silence and counts no units: every process takes part in every update.
+    """
+
+    @property
+    def unit(self) -> str: ...
+
+    @property
+    def left_out(self) -> Sized:
+        """Utterances seen in training that nothing can be learned from."""
+        ...
+
+    @property
+    def why_nothing(self) -> str:
+        """A sentence on why updates may have had no units, and what to do."""
+        ...
+
+    def __call__(self, model: nn.Module, batch: Batch, device: torch.device) -> tuple[Mapping[str, Any], torch.Tensor]:
+        """The model's output, `loss` in it, and the 0-dim number of units that the loss is the mean of."""
+        ...
+
+
+def features_of(
+    batch: Batch, feature_extractor: SpeechSSLFeatureExtractor, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """`input_features` (B, F, M) and `attention_mask` (B, F), computed on `device`."""
+    waveforms = batch.waveforms.to(device, non_blocking=True)
+    features, mask = feature_extractor.extract(waveforms, batch.lengths.to(device, non_blocking=True))
+    return {"input_features": features, "attention_mask": mask}
+
+
+@dataclass(frozen=True)
+class SelfSupervised:
+    """Pretraining without labels: the model draws its own masks and counts what it masked."""
+
+    feature_extractor: SpeechSSLFeatureExtractor
+    unit: str = "num_masked_frames"  # the field of the model's output that counts
+    left_out: Sequence[str] = ()
+    why_nothing: str = (
+        "Check the audio and the warnings about skipped files. Chunk SSL predicts nothing in utterances that one "
+        "chunk holds: they must be longer than the shortest of chunk_durations_ms."
+    )
+
+    def __call__(self, model: nn.Module, batch: Batch, device: torch.device) -> tuple[Mapping[str, Any], torch.Tensor]:
+        output = model(**features_of(batch, self.feature_extractor, device))
+        return output, output[self.unit] * bool(batch.num_examples)
+
+
+class TrainStep:
     """A model, its optimizer and what they learn from.
 
     The gradient of an update is that of the mean loss over all units (masked frames, utterances) of all its batches on
@@ -99,3 +156,56 @@ class Learner:
         self.accelerator.unscale_gradients(self.optimizer)
         scale = self.accelerator.num_processes * UNIT_SCALE / units.clamp_min(1.0)
         return scale_and_clip(self.parameters, scale.float(), self.settings.max_grad_norm)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, freeze_encoder_steps: int = 0) -> list[dict[str, Any]]:
+    """Trainable parameters by weight decay (matrices have it, biases and norms do not) and by first learning step."""
+    encoder = getattr(model, "base_model_prefix", "") + "."
+    groups: dict[tuple[float, int], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = weight_decay if parameter.ndim >= 2 else 0.0
+            frozen_steps = freeze_encoder_steps if name.startswith(encoder) else 0
+            groups.setdefault((decay, frozen_steps), []).append(parameter)
+    if not groups:
+        raise ValueError("Nothing to train: every parameter of the model is frozen.")
+    return [
+        {"params": parameters, "weight_decay": decay, "frozen_steps": frozen_steps}
+        for (decay, frozen_steps), parameters in groups.items()
+    ]
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float, step: int) -> None:
+    """The learning rate of update number `step`, zero for groups that are still frozen.
+
+    A zero learning rate rather than `requires_grad = False`: DistributedDataParallel fixes at the start which
+    gradients it waits for.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0 if step <= group["frozen_steps"] else learning_rate
+
+
+def scale_and_clip(parameters: list[nn.Parameter], scale: torch.Tensor, max_norm: float) -> torch.Tensor:
+    """Multiply all gradients by `scale` and clip the result to `max_norm` (0: do not), in one pass over them.
+
+    Returns:
+        The 0-dim norm of the scaled gradients before clipping, still on the device.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients) * scale
+    factor = scale * (max_norm / (norm + 1e-6)).clamp(max=1.0) if max_norm else scale
+    torch._foreach_mul_(gradients, factor)
+    return norm
+
+
+def step_unless(optimizer: torch.optim.Optimizer, skip: torch.Tensor) -> None:
+    """One optimizer step, or none where the 0-dim bool `skip` holds, without asking the device for its value.
+
+    torch's fused optimizers leave parameters and state alone where `found_inf` is 1; `GradScaler` speaks to them in
+    the same way.
+    """
+    optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf  # type: ignore[attr-defined]

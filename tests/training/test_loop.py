@@ -18,9 +18,9 @@ from toys import ToyBatches, free_port, noise, tiny_birq
 from hf_speech_ssl import BiRQForPreTraining, SpeechSSLFeatureExtractor
 from hf_speech_ssl.training.evaluators import LossEvaluator
 from hf_speech_ssl.training.loop import TrainingLoop
-from hf_speech_ssl.training.objectives import SelfSupervised
 from hf_speech_ssl.training.run import started_run
 from hf_speech_ssl.training.settings import TrainingSettings
+from hf_speech_ssl.training.updates import SelfSupervised
 
 HERE = Path(__file__).parent
 
@@ -35,7 +35,7 @@ def make_loop(folder, batches=None, evaluator=LossEvaluator, max_steps=6, model=
     objective, batches = objective or SelfSupervised(features), batches or ToyBatches()
     if evaluator is LossEvaluator:
         evaluator = LossEvaluator(run.accelerator, objective, {"noise": batches})
-    loop = TrainingLoop(run, model, [features], objective, batches, max_steps, evaluator)
+    loop = TrainingLoop(run, model, features, objective, batches, max_steps, evaluator)
     train = loop.run
 
     def train_and_leave():
@@ -116,7 +116,7 @@ def test_evaluations_are_comparable_and_leave_the_training_alone(whole_run, tmp_
     expected, actual = load_file(whole_run / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
     loop = make_loop(tmp_path / "other")
-    first, second = (loop.evaluator(loop.learner.model, loop.interruption) for _ in range(2))
+    first, second = (loop.evaluator(loop.train_step.model, loop.interruption) for _ in range(2))
     assert first == second and first["eval_loss"] > 0
 
 
@@ -168,7 +168,7 @@ def test_half_written_checkpoints_are_not_resumed_from(tmp_path):
 def test_a_run_without_finite_gradients_ends_with_a_reason(tmp_path):
     loop = make_loop(tmp_path, max_steps=100, evaluator=None)
     spoil = lambda module, inputs, output: type(output)({**output, "loss": output["loss"] * float("nan")})  # noqa: E731
-    loop.learner.bare_model.register_forward_hook(spoil)
+    loop.train_step.bare_model.register_forward_hook(spoil)
     with pytest.raises(FloatingPointError, match="25 updates in a row.*learning_rate"):
         loop.run()
 

@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from hf_speech_ssl.training.pretraining import PretrainingSettings
 from hf_speech_ssl.training.processes import make_accelerator
 from hf_speech_ssl.training.run import write_arguments
-from hf_speech_ssl.training.settings import TrainingSettings
+from hf_speech_ssl.training.settings import PretrainingSettings, TrainingSettings
 
 
 @pytest.mark.parametrize("local", ["/data/ana/model", "../ana/model", "ana/outputs/model"])

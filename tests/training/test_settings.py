@@ -3,7 +3,8 @@ import pytest
 from hf_speech_ssl import BiRQConfig
 from hf_speech_ssl.modeling.configuration_chunkssl import ChunkSSLConfig
 from hf_speech_ssl.options import parse_settings
-from hf_speech_ssl.training.settings import TrainingSettings, parse_config_overrides
+from hf_speech_ssl.training.building import parse_config_overrides
+from hf_speech_ssl.training.settings import TrainingSettings
 
 
 def test_config_overrides_are_typed():

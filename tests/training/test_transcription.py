@@ -10,7 +10,7 @@ from toys import TINY, ToyBatches, noise
 
 from hf_speech_ssl import BiRQConfig, BiRQForCTC, SpeechSSLFeatureExtractor
 from hf_speech_ssl.decoding import build_ctc_processor, build_ctc_tokenizer
-from hf_speech_ssl.training.interruption import Interruption
+from hf_speech_ssl.training.processes import Interruption
 from hf_speech_ssl.training.transcription import (
     TranscriptEvaluator,
     Transcription,

@@ -12,9 +12,8 @@ from toys import free_port, gradients_of_update, noise, toy_model
 
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 from hf_speech_ssl.training.diagnostics import means
-from hf_speech_ssl.training.objectives import SelfSupervised
 from hf_speech_ssl.training.settings import TrainingSettings
-from hf_speech_ssl.training.updates import Learner
+from hf_speech_ssl.training.updates import SelfSupervised, TrainStep
 
 norm_of = torch.nn.utils.get_total_norm
 
@@ -82,10 +81,10 @@ def test_the_counts_of_these_batches_are_uneven():
     assert len(set(counts)) > 2, "with even counts a plain mean of means would pass as well"
 
 
-def learner(**settings) -> Learner:
+def learner(**settings) -> TrainStep:
     settings = TrainingSettings(output_dir="unused", **settings)
     objective = SelfSupervised(SpeechSSLFeatureExtractor())
-    return Learner(Accelerator(cpu=True), toy_model(), objective, settings, lambda step: 1.0)
+    return TrainStep(Accelerator(cpu=True), toy_model(), objective, settings, lambda step: 1.0)
 
 
 @pytest.mark.parametrize("kind", ["no audio", "NaN loss"])

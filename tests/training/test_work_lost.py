@@ -12,7 +12,7 @@ from test_loop import ScriptedEvaluator, log_of, make_loop
 from toys import ToyBatches, tiny_birq
 
 from hf_speech_ssl.training import output_folder
-from hf_speech_ssl.training.optimization import parameter_groups
+from hf_speech_ssl.training.updates import parameter_groups
 
 
 def names_of(folder, pattern="checkpoint-*"):
@@ -167,8 +167,8 @@ def test_optimizer_states_of_earlier_versions_are_read(tmp_path):
     torch.save({"optimizer": {"state": state, "param_groups": groups}, "scaler": None}, file)
     (tmp_path / "checkpoint-4" / "training_state.json").write_text('{"step": 4}')
     loop = make_loop(tmp_path, evaluator=None, weight_decay=0.5, resume_from_checkpoint="last")
-    for name, parameter in loop.learner.bare_model.named_parameters():
-        assert torch.equal(loop.learner.adamw.state[parameter]["exp_avg"], named[name]["exp_avg"]), name
+    for name, parameter in loop.train_step.bare_model.named_parameters():
+        assert torch.equal(loop.train_step.adamw.state[parameter]["exp_avg"], named[name]["exp_avg"]), name
     loop.leave()
 
 

@@ -11,9 +11,8 @@ from hf_speech_ssl.data.batch import Batch, DataPosition, collate
 from hf_speech_ssl.modeling.configuration_birq import BiRQConfig
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 from hf_speech_ssl.modeling.modeling_birq import BiRQForPreTraining
-from hf_speech_ssl.training.objectives import SelfSupervised
 from hf_speech_ssl.training.settings import TrainingSettings
-from hf_speech_ssl.training.updates import Learner
+from hf_speech_ssl.training.updates import SelfSupervised, TrainStep
 
 TINY = {
     "hidden_size": 16,
@@ -85,7 +84,7 @@ def tiny_birq(**fields) -> BiRQForPreTraining:
     return BiRQForPreTraining(BiRQConfig(**{**TINY, **fields}))
 
 
-class GradientRecorder(Learner):
+class GradientRecorder(TrainStep):
     """Keeps the gradients that the optimizer was given."""
 
     def average_gradients(self, units):
