@@ -2,7 +2,9 @@
 
 import base64
 import functools
+import gzip
 import itertools
+import json
 import math
 import sys
 import zlib
@@ -97,12 +99,13 @@ def test_without_a_lexicon_every_text_has_the_sum_over_its_paths(seed):
     log_probs = random_log_probs(4, seed)
     expected = {text: score for (kind, text), score in all_paths(4, seed).items() if kind == "text"}
     decoder = BeamSearchDecoder(TOKENIZER, 0.02, DecodingOptions(beam_size=20_000), num_best=20_000)
-    readings = decode(decoder, log_probs)
-    assert {reading.text: pytest.approx(reading.score, abs=1e-4) for reading in readings} == expected
-    scores = [reading.score for reading in readings]
+    hypotheses = decode(decoder, log_probs)
+    assert {hypothesis.text: pytest.approx(hypothesis.score, abs=1e-4) for hypothesis in hypotheses} == expected
+    scores = [hypothesis.score for hypothesis in hypotheses]
     assert scores == sorted(scores, reverse=True)
     assert all(
-        " ".join(word.text for word in reading.words) == reading.text.replace("  ", " ") for reading in readings
+        " ".join(word.text for word in hypothesis.words) == hypothesis.text.replace("  ", " ")
+        for hypothesis in hypotheses
     )
 
 
@@ -111,7 +114,7 @@ def test_without_a_lexicon_every_text_has_the_sum_over_its_paths(seed):
 def test_with_a_language_model_every_text_has_its_score(arpa, seed, weight, bonus):
     log_probs = random_log_probs(5, seed)
     decoder = exact(lm_path=arpa, lm_weight=weight, word_bonus=bonus, num_best=20_000)
-    scores = {reading.text: reading.score for reading in decode(decoder, log_probs)}
+    scores = {hypothesis.text: hypothesis.score for hypothesis in decode(decoder, log_probs)}
     by_path = all_paths(5, seed)
     for text, log10 in LOG10.items():
         expected = by_path["words", text] + weight * log10 * math.log(10) + bonus * len(text.split())
@@ -150,14 +153,66 @@ def test_a_kenlm_binary_says_what_its_arpa_says(arpa, tmp_path, kind):
     assert binary == text and len(binary) > 10
 
 
+@pytest.mark.parametrize("kind", ["arpa", *KENLM_BINARIES])
+def test_a_language_model_that_knows_little_of_the_lexicon_is_named(arpa, tmp_path, caplog, kind):
+    """A KenLM binary hides its words: those that score as an unknown word are unknown."""
+    path = arpa
+    if kind != "arpa":
+        path = tmp_path / "lm.bin"
+        path.write_bytes(zlib.decompress(base64.b64decode(KENLM_BINARIES[kind])))
+    (tmp_path / "words.txt").write_text("ab\nb\na\n")
+    decoder_of(lm_path=path, lexicon_path=tmp_path / "words.txt")
+    assert not caplog.records
+    (tmp_path / "words.txt").write_text("ab\nba\nbb\nbab\n")
+    decoder_of(lm_path=path, lexicon_path=tmp_path / "words.txt")
+    assert "knows 25.0 % of the 4 words" in caplog.text and "'ba'" in caplog.text
+    (tmp_path / "words.txt").write_text("AB\nB\nA\n")  # the tokenizer's other case
+    with pytest.raises(ValueError, match="knows none of the words of the lexicon .*same case"):
+        decoder_of(lm_path=path, lexicon_path=tmp_path / "words.txt")
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+@pytest.mark.parametrize("packed", [False, True])
+def test_minus_infinity_in_a_language_model_stands_for_zero(arpa, tmp_path, weight, packed):
+    """As other tools write it, in probabilities and in backoffs."""
+    for name, zero in (("infinite", "-inf"), ("finite", "-99")):
+        text = ARPA.replace("-0.3\tb </s>", f"{zero}\tb </s>").replace("-0.7\tb\t-0.1", f"{zero}\tb\t{zero}")
+        (tmp_path / f"{name}.arpa").write_text(text)
+    path = tmp_path / "infinite.arpa"
+    if packed:
+        path = tmp_path / "infinite.arpa.gz"
+        path.write_bytes(gzip.compress((tmp_path / "infinite.arpa").read_bytes()))
+    got, wanted = (
+        decode(exact(lm_path=one, lm_weight=weight, num_best=20_000), random_log_probs(5, 0))
+        for one in (path, tmp_path / "finite.arpa")
+    )
+    assert {one.text: one.score for one in got} == {one.text: pytest.approx(one.score) for one in wanted}
+    assert all(math.isfinite(one.score) for one in got)
+    if not weight:  # is no language model at all
+        texts = {
+            one.text: one.score
+            for one in decode(exact(lm_path=arpa, lm_weight=0.0, num_best=20_000), random_log_probs(5, 0))
+        }
+        assert {one.text: pytest.approx(one.score) for one in got} == texts
+
+
+@pytest.mark.parametrize("options", [{}, {"num_best": 2}])
+def test_scores_are_finite_where_a_frame_is_impossible(options):
+    log_probs = random_log_probs(6, 0)
+    log_probs[0, 2] = -math.inf
+    for one in decode(decoder_of(**options), log_probs):
+        assert math.isfinite(one.score)
+        json.dumps(one.score, allow_nan=False)
+
+
 def test_a_lexicon_alone_closes_the_vocabulary(tmp_path):
     (tmp_path / "words.txt").write_text("ab\nba\n")
     log_probs = random_log_probs(5, 0)
-    readings = decode(exact(lexicon_path=tmp_path / "words.txt", num_best=20_000), log_probs)
+    hypotheses = decode(exact(lexicon_path=tmp_path / "words.txt", num_best=20_000), log_probs)
     by_path = all_paths(5, 0)
-    assert {reading.text for reading in readings} == {"", "ab", "ba", "ab ab", "ab ba", "ba ab", "ba ba"}
-    for reading in readings:
-        assert reading.score == pytest.approx(by_path["words", reading.text], abs=1e-4)
+    assert {hypothesis.text for hypothesis in hypotheses} == {"", "ab", "ba", "ab ab", "ab ba", "ba ab", "ba ba"}
+    for hypothesis in hypotheses:
+        assert hypothesis.score == pytest.approx(by_path["words", hypothesis.text], abs=1e-4)
 
 
 def test_the_language_model_decides_where_the_sound_does_not(arpa):
@@ -182,23 +237,23 @@ def test_words_have_the_times_of_greedy_decoding(arpa, tmp_path):
     greedy = decode(GreedyDecoder(TOKENIZER, 0.02), frames_of(ids))[0]
     assert greedy.text == "ab b"
     for options in ({}, {"lm_path": arpa}):
-        reading = decode(decoder_of(num_best=2, **options), frames_of(ids))[0]
-        assert (reading.text, reading.words) == (greedy.text, greedy.words)
+        hypothesis = decode(decoder_of(num_best=2, **options), frames_of(ids))[0]
+        assert (hypothesis.text, hypothesis.words) == (greedy.text, greedy.words)
     # A word written otherwise than it is spelt, twice in a row, in the tokenizer's other case.
     (tmp_path / "lexicon.txt").write_text("\ufeffAB\nBee\tb\nbe\tB |\n\n", encoding="utf-8")
     decoder = decoder_of(lexicon_path=tmp_path / "lexicon.txt", num_best=2)
-    readings = decode(decoder, frames_of(ids))
-    assert {reading.text for reading in readings} == {"AB Bee", "AB be"}
-    assert readings[0].words[0] == TimedText("AB", *(getattr(greedy.words[0], edge) for edge in ("start", "end")))
+    hypotheses = decode(decoder, frames_of(ids))
+    assert {hypothesis.text for hypothesis in hypotheses} == {"AB Bee", "AB be"}
+    assert hypotheses[0].words[0] == TimedText("AB", *(getattr(greedy.words[0], edge) for edge in ("start", "end")))
 
 
 def test_batches_padding_and_empty_utterances(arpa):
     one, two = frames_of([3, 4, 2, 4]), frames_of([4, 0])
     batch = torch.full((3, 4, 5), math.nan)
     batch[0], batch[1, :2] = one[0], two[0]
-    readings = decoder_of(lm_path=arpa)(batch.double(), torch.tensor([4, 2, 0]))
-    assert [[reading.text for reading in each] for each in readings] == [["ab b"], ["b"], [""]]
-    assert readings[2][0].words == [] and readings[2][0].score == 0.0
+    hypotheses = decoder_of(lm_path=arpa)(batch.double(), torch.tensor([4, 2, 0]))
+    assert [[hypothesis.text for hypothesis in each] for each in hypotheses] == [["ab b"], ["b"], [""]]
+    assert hypotheses[2][0].words == [] and hypotheses[2][0].score == 0.0
     impossible = torch.full((1, 2, 5), -math.inf)  # as a model says that forces the blank
     impossible[..., 0] = 0.0
     assert decode(decoder_of(lm_path=arpa), impossible)[0].text == ""
@@ -214,15 +269,15 @@ def test_an_unfinished_word_is_left_out(tmp_path):
 
 def test_words_that_cannot_be_spelt_are_reported(tmp_path, caplog):
     (tmp_path / "lm.arpa").write_text(ARPA.replace("-0.9\ta\t", "-0.9\tcab\t").replace("-0.6\ta b", "-0.6\tcab b"))
-    readings = decode(exact(lm_path=tmp_path / "lm.arpa", num_best=20_000), random_log_probs(3, 0))
-    assert {word.text for reading in readings for word in reading.words} == {"ab", "b"}
+    hypotheses = decode(exact(lm_path=tmp_path / "lm.arpa", num_best=20_000), random_log_probs(3, 0))
+    assert {word.text for hypothesis in hypotheses for word in hypothesis.words} == {"ab", "b"}
     assert "cannot spell 1 of the 3 words" in caplog.text and "cab" in caplog.text
 
 
 def test_greedy_where_there_is_nothing_to_search_with():
     assert isinstance(decoder_of(beam_size=7, word_bonus=1.0), GreedyDecoder)
     several = decode(decoder_of(num_best=3, word_bonus=1.0), random_log_probs(4, 0))
-    assert len({reading.text for reading in several}) == 3
+    assert len({hypothesis.text for hypothesis in several}) == 3
 
 
 @pytest.mark.parametrize(
@@ -272,7 +327,11 @@ def test_other_refusals(arpa, tmp_path, monkeypatch):
     for options, error, words in (
         ({"lm_path": tmp_path / "none.arpa"}, OSError, "none.arpa"),
         ({"lm_path": arpa, "lexicon_path": tmp_path / "none.txt"}, OSError, "none.txt"),
-        ({"lm_path": arpa, "lexicon_path": tmp_path / "words.txt"}, ValueError, "knows none of the words"),
+        (
+            {"lm_path": arpa, "lexicon_path": tmp_path / "words.txt"},
+            ValueError,
+            r"none of the words .* \(it knows 'ab'\)",
+        ),
         ({"lm_path": binary, "lexicon_path": tmp_path / "words.txt"}, ValueError, "KenLM cannot read"),
         ({"lm_path": arpa, "lm_weight": -1.0}, ValueError, "lm_weight"),
         ({"lm_path": arpa, "word_bonus": math.nan}, ValueError, "word_bonus"),

@@ -10,7 +10,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,11 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, Wav2Vec2CTCTokenizer
 
 from ..options import DecodingOptions
-from .collapse import TokenSpan, best_tokens, greedy_ctc, greedy_ctc_spans
+from .collapse import IMPOSSIBLE, TokenSpan, best_tokens, greedy_ctc, greedy_ctc_spans
 from .cutting import PartCutter
 from .decoder import Decoder
 from .greedy import GreedyDecoder
-from .lexicon import Lexicon, Spelling, read_lexicon, spell_words
-from .ngram import language_model_words
+from .search_vocabulary import import_flashlight, load_search_vocabulary
 from .text import (
     Hypothesis,
     StreamingText,
@@ -36,8 +34,6 @@ from .text import (
 )
 
 PART_SECONDS = 60.0  # up to twice as much is searched at once; longer recordings are cut
-MAX_WORDS_OF_ONE_SPELLING = 6  # flashlight's tries hold no more
-_IMPOSSIBLE = -1e4  # log-probability; infinities would become NaN where paths are added up
 
 
 def make_decoder(
@@ -146,7 +142,7 @@ class BeamSearchDecoder(Decoder[BeamState]):
         self.beam_size, self.num_best = options.beam_size, num_best
         self.token_beam_size, self.beam_threshold = token_beam_size, beam_threshold
         files = (options.lm_path, options.lexicon_path)
-        self._words = None if files == (None, None) else _load_words(tokenizer, *files)
+        self._words = None if files == (None, None) else load_search_vocabulary(tokenizer, *files)
         self._cutter = PartCutter(
             tokenizer.pad_token_id, tokenizer.word_delimiter_token_id, max(1, round(PART_SECONDS / seconds_per_frame))
         )
@@ -166,7 +162,7 @@ class BeamSearchDecoder(Decoder[BeamState]):
 
     def _make_search(self) -> Any:
         """flashlight's decoder."""
-        flashlight = _import_flashlight()
+        flashlight = import_flashlight()
         options = {
             "beam_size": self.beam_size,
             "beam_size_token": self.token_beam_size,
@@ -183,9 +179,9 @@ class BeamSearchDecoder(Decoder[BeamState]):
             return flashlight.LexiconFreeDecoder(free, flashlight.ZeroLM(), blank, blank, [])
         by_word = flashlight.LexiconDecoderOptions(word_score=self.word_bonus, unk_score=-math.inf, **options)
         delimiter = self.tokenizer.word_delimiter_token_id
-        return flashlight.LexiconDecoder(
-            by_word, self._words.trie, self._words.language_model, delimiter, blank, -1, [], False
-        )
+        # A weight of 0 is no language model: 0 times minus infinity would be NaN.
+        model = self._words.language_model if self.lm_weight else flashlight.ZeroLM()
+        return flashlight.LexiconDecoder(by_word, self._words.trie, model, delimiter, blank, -1, [], False)
 
     def start(self) -> BeamState:
         return BeamState(self._begin_search())
@@ -200,7 +196,7 @@ class BeamSearchDecoder(Decoder[BeamState]):
                 f"The lexicon spells with {needed} tokens, the model knows {frames.shape[2]}: the tokenizer is "
                 "another model's."
             )
-        rows = frames.detach().float().cpu().clamp(min=_IMPOSSIBLE).numpy()
+        rows = frames.detach().float().cpu().clamp(min=IMPOSSIBLE).numpy()
         for state, row, length in zip(states, rows, lengths, strict=True):
             begin = 0
             while begin < length:
@@ -269,7 +265,7 @@ class BeamSearchDecoder(Decoder[BeamState]):
         """The hypotheses of a part that the search has seen."""
         if self._words is not None:
             # Words end with a delimiter, utterances need not: one more frame has nothing but the delimiter.
-            end = np.full((1, vocabulary), _IMPOSSIBLE, np.float32)
+            end = np.full((1, vocabulary), IMPOSSIBLE, np.float32)
             end[0, self.tokenizer.word_delimiter_token_id] = 0.0
             search.decode_step(end.ctypes.data, *end.shape)
         search.decode_end()
@@ -329,83 +325,3 @@ def _check_weights(lm_weight: float, word_bonus: float) -> None:
 def _path(result: Any, frames: int) -> list[int]:
     """The token of every frame; the state before the first frame stands first."""
     return list(result.tokens[1 : frames + 1])
-
-
-@dataclass(frozen=True)
-class _Words:
-    """What flashlight searches in: the lexicon's words, their spellings as a trie, their language model."""
-
-    words: list[str]
-    trie: Any
-    language_model: Any
-    largest_id: int
-
-
-def _load_words(
-    tokenizer: Wav2Vec2CTCTokenizer, lm_path: str | Path | None, lexicon_path: str | Path | None
-) -> _Words:
-    flashlight = _import_flashlight()
-    if tokenizer.word_delimiter_token not in tokenizer.get_vocab():
-        raise ValueError("The tokenizer has no word delimiter, so there are no words to find: decode greedily.")
-    known = None if lm_path is None else language_model_words(lm_path)
-    if lexicon_path is not None:
-        lexicon = read_lexicon(lexicon_path, tokenizer)
-        if known is not None and lexicon.keys().isdisjoint(known):
-            raise ValueError(
-                f"{lm_path} knows none of the words of {lexicon_path}, as {known[0]!r} and {next(iter(lexicon))!r}: "
-                "write both in the same case and normalization."
-            )
-    elif known is None:
-        raise ValueError(
-            f"{lm_path} is a KenLM binary, whose words cannot be listed: give a lexicon too, one word a line, or the "
-            "ARPA file."
-        )
-    else:
-        lexicon = spell_words(known, tokenizer, str(lm_path))
-    words = list(lexicon)
-    model = flashlight.ZeroLM() if lm_path is None else _load_kenlm(lm_path, words)
-    trie, largest_id = _build_trie(lexicon, model, tokenizer)
-    return _Words(words, trie, model, largest_id)
-
-
-def _load_kenlm(path: str | Path, words: list[str]) -> Any:
-    from flashlight.lib.text.decoder.kenlm import KenLM
-    from flashlight.lib.text.dictionary import Dictionary
-
-    dictionary = Dictionary()
-    for word in words:
-        dictionary.add_entry(word)
-    try:
-        return KenLM(str(path), dictionary)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"KenLM cannot read the language model {path}; make it anew. It says: {reason}") from error
-
-
-def _build_trie(lexicon: Lexicon, model: Any, tokenizer: Wav2Vec2CTCTokenizer) -> tuple[Any, int]:
-    """The spellings, each with a delimiter at its end, and the largest token id in them."""
-    flashlight = _import_flashlight()
-    delimiter, blank = tokenizer.word_delimiter_token_id, tokenizer.pad_token_id
-    largest_id = max(delimiter, blank, *(max(spelling) for spellings in lexicon.values() for spelling in spellings))
-    trie, start = flashlight.Trie(largest_id + 1, delimiter), model.start(False)
-    homographs: dict[Spelling, list[str]] = {}
-    for index, (word, spellings) in enumerate(lexicon.items()):
-        score = model.score(start, index)[1]
-        for spelling in sorted(spellings):
-            trie.insert([*spelling, delimiter], index, score)
-            homographs.setdefault(spelling, []).append(word)
-    worst = max(homographs.values(), key=len)
-    if len(worst) > MAX_WORDS_OF_ONE_SPELLING:
-        raise ValueError(
-            f"At most {MAX_WORDS_OF_ONE_SPELLING} words can share a spelling, but {len(worst)} do: {', '.join(worst)}."
-        )
-    trie.smear(flashlight.SmearingMode.MAX)  # a word's beginning is worth its best word: pruning looks ahead
-    return trie, largest_id
-
-
-def _import_flashlight() -> Any:
-    try:
-        from flashlight.lib.text import decoder
-    except ImportError as error:
-        raise ImportError(f"Beam search needs flashlight-text: pip install 'hf-speech-ssl[lm]' ({error}).") from error
-    return decoder

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+IMPOSSIBLE = -1e4  # log-probability that stands for minus infinity, so that scores stay finite
+
 
 class TokenSpan(NamedTuple):
     """One decoded token and the frames [start_frame, end_frame) that emitted it."""
@@ -109,4 +111,4 @@ def best_tokens(
     scores = best.float().numpy()
     if (np.isnan(scores) & (np.arange(frames) < ends[:, None])).any():  # a maximum over NaN is NaN
         raise ValueError("The logits hold NaN: the model or its input is broken (diverged training, bad audio).")
-    return ids.numpy(), scores
+    return ids.numpy(), np.maximum(scores, IMPOSSIBLE)

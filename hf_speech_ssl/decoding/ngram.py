@@ -17,6 +17,7 @@ from __future__ import annotations
 import gzip
 import math
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,8 @@ MIN_ORDER, MAX_ORDER = 2, 6  # what KenLM reads
 
 _KENLM_MAGIC = b"mmap lm http://kheafield.com/code"
 _ARPA_SPACE = re.compile("[\t ]+")  # and no other white space: words may hold a no-break space
-_NEVER = -99.0  # ARPA's log10 of zero
+LOG_ZERO = -99.0  # ARPA's log10 of zero
+_INFINITY = re.compile(rb"(^|[\t ])-inf(?:inity)?(?=[\t\r\n ]|$)", re.IGNORECASE | re.MULTILINE)
 _MAKE_ONE = "make one with hf-speech-ssl ngram, or KenLM's lmplz and build_binary"
 
 NGram = tuple[str, ...]
@@ -69,7 +71,7 @@ class NGramModel:
             file.write("\n\\end\\\n")
 
     def _arpa_line(self, ngram: NGram, probability: float) -> str:
-        log_probability = math.log10(probability) if probability else _NEVER
+        log_probability = math.log10(probability) if probability else LOG_ZERO
         backoff = f"\t{math.log10(self.backoffs[ngram]):.7f}" if ngram in self.backoffs else ""
         return f"{log_probability:.7f}\t{' '.join(ngram)}{backoff}\n"
 
@@ -183,6 +185,23 @@ def _unigrams(lines: Iterable[str], path: str) -> Iterator[str]:
                 raise ValueError(f"{path}, line {number}: needed 'log10 word' or 'log10 word backoff', got {entry!r}.")
             if fields[1].lower() not in (SENTENCE_START, SENTENCE_END, UNKNOWN_WORD):
                 yield fields[1]
+
+
+@contextmanager
+def finite_arpa(path: str | Path) -> Iterator[Path]:
+    """An ARPA file without minus infinity, which some tools write for zero and KenLM refuses or carries into every
+    score: a copy with -99 in its place, where there is any. A KenLM binary is left as it is.
+    """
+    source, opener = Path(path), gzip.open if str(path).endswith(".gz") else open
+    with opener(source, "rb") as file:
+        if file.read(len(_KENLM_MAGIC)) == _KENLM_MAGIC or not any(b"-inf" in line.lower() for line in file):
+            yield source
+            return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "finite.arpa"
+        with opener(source, "rb") as file, open(copy, "wb") as output:
+            output.writelines(_INFINITY.sub(rb"\g<1>%.1f" % LOG_ZERO, line) for line in file)
+        yield copy
 
 
 @contextmanager
