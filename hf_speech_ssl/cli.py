@@ -14,6 +14,7 @@ from .commands.card import CardOptions, card
 from .commands.demo import DemoOptions, demo
 from .commands.evaluate import EvaluateOptions, evaluate
 from .commands.language_model import NGramOptions, TuneOptions, ngram, tune
+from .commands.picture import PictureOptions, picture
 from .commands.presets import PresetsOptions, presets
 from .commands.probe import ProbeOptions, probe
 from .commands.push import PushOptions, push
@@ -67,6 +68,7 @@ COMMANDS = (
         (ProbeOptions, ReadingOptions, LoadingOptions),
         {"split_name": "train"},
     ),
+    Command(picture, "draw what pretraining masks and asks of a recording", (PictureOptions, LoadingOptions)),
     Command(average, "average the best checkpoints of a run", (AverageOptions,)),
     Command(card, "write the model card and the curves of a run anew", (CardOptions,)),
     Command(presets, "print the page of the published configurations", (PresetsOptions,)),

@@ -8,6 +8,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 import soundfile
@@ -283,6 +284,35 @@ def test_the_page_has_what_the_model_can_do(tmp_path):
     page = build_page(model)
     text = json.dumps(page.config, default=str)
     assert "writes no text" in text and "Transcript" not in text
+
+
+@pytest.mark.parametrize("kind", ["pretraining", "ctc"])
+def test_the_picture_command_draws_mask_labels_phones_and_their_use(tmp_path, capsys, kind):
+    if kind == "ctc":
+        save(birq_ctc(), tmp_path / "model")
+    else:
+        BiRQForPreTraining(tiny_birq()).save_pretrained(tmp_path / "model")
+        extractor().save_pretrained(tmp_path / "model")
+    soundfile.write(tmp_path / "a.wav", speech_like(2.0), 16_000)
+    phones = [{"phone": "ah", "start": 0.5, "end": 1.0}]
+    (tmp_path / "phones.json").write_text(json.dumps(phones))
+    line = [
+        "picture",
+        str(tmp_path / "model"),
+        str(tmp_path / "a.wav"),
+        "--output_file",
+        str(tmp_path / "x" / "a.png"),
+    ]
+    assert cli.main(line) == 0
+    plain = matplotlib.image.imread(tmp_path / "x" / "a.png")
+    assert "labels: equal colors" in capsys.readouterr().out
+    assert cli.main([*line, "--phones_file", str(tmp_path / "phones.json")]) == 0
+    with_phones = matplotlib.image.imread(tmp_path / "x" / "a.png")
+    assert with_phones.shape[1] == plain.shape[1] == WIDTH_INCHES * DOTS_PER_INCH
+    assert with_phones.shape[0] > plain.shape[0]
+    (tmp_path / "phones.json").write_text('[{"phone": "ah"}]')
+    assert cli.main([*line, "--phones_file", str(tmp_path / "phones.json")]) == 1
+    assert "is no list of" in capsys.readouterr().err
 
 
 def test_a_tokenizer_s_page_shows_its_labels_and_hides_nothing(tmp_path):

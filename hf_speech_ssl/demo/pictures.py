@@ -4,6 +4,7 @@ Shape letters: F feature frames of 10 ms, M mel bins, T encoder frames.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,22 +68,52 @@ def draw_recording(waveform: NDArray[np.float32], transcript: TimedTranscript | 
     return _finish(figure, list(axes.values()), waveform, shown)
 
 
-def draw_masked_prediction(waveform: NDArray[np.float32], task: MaskedPrediction) -> NDArray[np.uint8]:
+def draw_masked_prediction(
+    waveform: NDArray[np.float32], task: MaskedPrediction, phones: Sequence[TimedText] = ()
+) -> NDArray[np.uint8]:
     """Log-mel spectrogram with the masked frames veiled, and the labels below it, bright where they are asked for.
 
-    Arguments and result as in `draw_recording`.
+    Arguments and result as in `draw_recording`; `phones` are drawn below the labels.
     """
     shown = waveform[: int(MAX_SECONDS * SAMPLING_RATE)]
     panels = {"mel": 2.6}
     for row in task.rows:
         panels[row.name] = 0.4 if row.levels is None else 0.16 * len(row.levels)
+    if phones:
+        panels["phones"] = 0.3
     figure, axes, side = _panels(panels, shown)
     _draw_spectrogram(figure, axes["mel"], side["mel"], shown)
     if task.masked is not None:
         _veil(axes["mel"], task)
     for row in task.rows:
         _draw_labels(axes[row.name], row, task)
+    if phones:
+        _draw_characters(axes["phones"], phones)
+        axes["phones"].set_ylabel("phones", fontsize=9, color=INK, rotation=0, ha="right", va="center")
     return _finish(figure, list(axes.values()), waveform, shown)
+
+
+def draw_label_use(rows: Sequence[LabelRows]) -> NDArray[np.uint8]:
+    """How often each label of each kind comes, the commonest first, on a picture as wide as the others."""
+    layout = ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.04)
+    figure = Figure(figsize=(WIDTH_INCHES, 1.6 * len(rows)), dpi=DOTS_PER_INCH, layout=layout)
+    grid: Any = figure.subplots(len(rows), 1, squeeze=False)
+    for axes, row in zip(grid[:, 0], rows, strict=True):
+        shares = np.sort(np.unique(row.labels, return_counts=True)[1])[::-1] / len(row.labels)
+        axes.bar(np.arange(1, len(shares) + 1), 100 * shares, width=1.0, color=ACCENT)
+        perplexity = math.exp(-float(shares @ np.log(shares)))
+        axes.set_title(
+            f"{row.name} labels: {len(shares)} different in {len(row.labels)} frames, perplexity {perplexity:.0f}",
+            fontsize=10,
+            color=INK,
+            loc="left",
+        )
+        axes.set_ylabel("% of frames", fontsize=9, color=INK)
+        axes.tick_params(labelsize=9, labelcolor=INK, color=GRAY)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlim(0.5, max(len(shares), 20) + 0.5)
+    grid[-1, 0].set_xlabel("label, the commonest first", fontsize=10, color=INK)
+    return _as_pixels(figure)
 
 
 def _panels(heights: dict[str, float], shown: NDArray[np.float32]) -> tuple[Figure, dict[str, Axes], dict[str, Axes]]:
@@ -114,6 +145,11 @@ def _finish(
     cut = f" (first {MAX_SECONDS:g} s of {len(waveform) / SAMPLING_RATE:.1f} s)" if len(shown) < len(waveform) else ""
     last.set_xlabel("time in seconds" + cut, fontsize=10, color=INK)
     figure.align_ylabels(axes)
+    return _as_pixels(figure)
+
+
+def _as_pixels(figure: Figure) -> NDArray[np.uint8]:
+    """(height, width, 3) RGB."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -183,7 +219,7 @@ def _draw_words(axes: Axes, words: list[TimedText], rows: list[int]) -> None:
         axes.text(word.start, row + 0.2, f" {word.text}", fontsize=10, color=INK, va="bottom", clip_on=True)
 
 
-def _draw_characters(axes: Axes, characters: list[TimedText]) -> None:
+def _draw_characters(axes: Axes, characters: Sequence[TimedText]) -> None:
     axes.set_yticks([])
     axes.set_ylim(0, 1)
     axes.spines["left"].set_visible(False)
