@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .label_statistics import perplexity
+from .label_statistics import distinct_counts, perplexity
 
 
 class FiniteScalarQuantizer(nn.Module):
@@ -128,21 +128,25 @@ def check_levels(levels: list[int]) -> None:
         raise ValueError(f"A codebook of {math.prod(levels):,} entries is too large for int64 indices: {levels}.")
 
 
-def level_statistics(digits: torch.Tensor, quantizer: FiniteScalarQuantizer) -> dict[str, torch.Tensor]:
-    """How much of a finite scalar codebook a set of digits (n, R) uses.
+def level_statistics(
+    digits: torch.Tensor, weights: torch.Tensor, quantizer: FiniteScalarQuantizer
+) -> dict[str, torch.Tensor]:
+    """How much of a finite scalar codebook a set of digits uses.
 
-    `codebook_usage` is the number of different codes over the most that n frames and the codebook allow;
+    `codebook_usage` is the number of different codes over the most that the frames and the codebook allow;
     `channel_perplexities` (R,) are the exponentials of the entropies of the levels' frequencies; `level_usage` and
     `level_perplexity` are means over the channels.
+
+    Args:
+        digits: (n, R) int64.
+        weights: (n,) float32, 1 where a frame counts and 0 where it does not.
     """
     levels = torch.tensor(quantizer.levels, device=digits.device)
-    counts = F.one_hot(digits, max(quantizer.levels)).sum(0)  # (R, largest K)
-    different = quantizer.indices_from_digits(digits).unique().numel()
+    counts = torch.einsum("nrk,n->rk", F.one_hot(digits, max(quantizer.levels)).to(weights.dtype), weights)
+    different = (distinct_counts(quantizer.indices_from_digits(digits)[:, None], weights) > 0).sum()
     perplexities = perplexity(counts)
     return {
-        "codebook_usage": torch.tensor(
-            different / max(1, min(len(digits), quantizer.codebook_size)), device=digits.device
-        ),
+        "codebook_usage": different / weights.sum().clamp(1, quantizer.codebook_size),
         "level_usage": ((counts > 0).sum(-1) / levels).mean(),
         "level_perplexity": perplexities.mean(),
         "channel_perplexities": perplexities,

@@ -193,8 +193,7 @@ class ChunkLayout:
     def base_frames(self, frames: torch.Tensor) -> torch.Tensor:
         """Outputs for the utterance: (B, L, D) -> (B, T, D). Without the last chunk, all but the first are copies."""
         if self.base_length == self.padded_length:
-            # A slice would bind an exported model to lengths of its example's kind, whole chunks or not.
-            return frames.narrow_copy(1, 0, self.num_frames) if is_tracing(frames) else frames[:, : self.num_frames]
+            return _frames(frames, 0, self.num_frames)
         return torch.cat([frames[:, : self.chunk_size], self.extended_frames(frames)], dim=1)
 
     def base_weights(self, weights: torch.Tensor) -> torch.Tensor:
@@ -202,6 +201,8 @@ class ChunkLayout:
 
         The weight of a copy is added to that of the frame that it copies, so that the weights of a query add up to 1.
         """
+        if not is_tracing(weights) and weights.shape[-1] == self.num_frames:
+            return weights  # one chunk without padding
         queries = self.base_frames(weights.flatten(0, 1)).unflatten(0, weights.shape[:2])  # (B, H, T, L)
         base, copies = queries.split([self.base_length, self.extended_length], dim=-1)
         base = F.pad(base, (0, self.padded_length - self.base_length))
@@ -210,7 +211,7 @@ class ChunkLayout:
 
     def extended_frames(self, frames: torch.Tensor) -> torch.Tensor:
         """Outputs for the copies, at the places of what they copy: (B, L, D) -> (B, T - C, D)."""
-        return frames[:, self.base_length :][:, : max(0, self.num_frames - self.chunk_size)]
+        return _frames(frames, self.base_length, max(0, self.num_frames - self.chunk_size))
 
     def positions(self, device: torch.device) -> torch.Tensor:
         """Position of every frame in the utterance, (L,): a copy stands where its original does."""
@@ -313,6 +314,15 @@ class ChunkLayout:
             return base
         copies = rows[:, : self.extended_length // self.chunk_size, self.chunk_size :].flatten(1, 2)
         return torch.cat([base, copies], dim=1)
+
+
+def _frames(frames: torch.Tensor, start: int, count: int) -> torch.Tensor:
+    """Frames [start, start + count) of (B, L, D)."""
+    if is_tracing(frames):
+        # A view is contiguous or not depending on the length: it would bind an exported model to lengths of its
+        # example's kind, whole chunks or not.
+        return frames.narrow_copy(1, start, count)
+    return frames if start == 0 and count == frames.shape[1] else frames[:, start : start + count]
 
 
 def _join(tensor: torch.Tensor, first: Span, second: Span) -> torch.Tensor:

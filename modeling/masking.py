@@ -150,7 +150,7 @@ def draw_chunk_mask(frame_mask: torch.Tensor, chunk_size: int, source: RandomSou
     device = frame_mask.device
     chunks = -(-frames // chunk_size)
     offsets = (_uniform((batch, chunks), device, source) * (chunk_size // 4 + 1)).long()
-    places = torch.arange(chunk_size, device=device) - offsets[..., None]  # (B, chunks, C)
-    masked = (places >= 0) & (places < max(1, chunk_size // 2))
-    masked[:, 0] = False
-    return masked.flatten(1)[:, :frames] & frame_mask.bool()
+    frame = torch.arange(frames, device=device)
+    places = frame % chunk_size - offsets[:, frame // chunk_size]  # (B, T), in the chunk's piece
+    masked = (places >= 0) & (places < max(1, chunk_size // 2)) & (frame >= chunk_size)
+    return masked & frame_mask.bool()

@@ -342,16 +342,9 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
         return ChunkSSLForPreTrainingOutput(
             **predictions,
             chunk_duration_ms=torch.tensor(1000.0 * chunk_size / self.config.frame_rate),
-            hidden_states=states and tuple(h if h is None else self.utterance_frames(h, layout) for h in states),
+            hidden_states=states and tuple(h if h is None else layout.base_frames(h) for h in states),
             attentions=masked_pass.attentions,
         )
-
-    def utterance_frames(self, hidden_states: torch.Tensor, layout: ChunkLayout) -> torch.Tensor:
-        """Every frame once, (B, L, D) -> (B, T, D): the first chunk itself, and the copies of all others."""
-        if not layout.extended_length:
-            return hidden_states
-        first = hidden_states[:, : layout.chunk_size]
-        return torch.cat([first, layout.extended_frames(hidden_states)], dim=1)
 
     def choose_chunk_size(self, num_frames: int) -> int:
         """Chunk size of a step on utterances of up to `num_frames` frames: a draw in training.

@@ -163,7 +163,7 @@ class FSQModel(SpeechSSLPreTrainedModel):
             digits=digits,
             reconstruction=reconstruction,
             attention_mask=None if frame_mask is None else frame_mask.long(),
-            **level_statistics(digits[real], self.tokenizer.quantizer),
+            **level_statistics(digits.flatten(0, 1), real.flatten().float(), self.tokenizer.quantizer),
         )
 
     @torch.no_grad()

@@ -128,13 +128,13 @@ def test_agrees_with_vector_quantize_pytorch(levels):
 
 def test_level_statistics_count_levels_and_codes():
     quantizer = FiniteScalarQuantizer([3, 5])
-    digits = torch.tensor([[0, 0], [0, 1], [0, 0], [0, 1]])
-    statistics = level_statistics(digits, quantizer)
+    digits, weights = torch.tensor([[0, 0], [0, 1], [2, 4], [0, 0], [0, 1]]), torch.tensor([1.0, 1, 0, 1, 1])
+    statistics = level_statistics(digits, weights, quantizer)
     assert statistics["codebook_usage"] == 0.5  # 2 of the 4 codes that 4 frames can have
     torch.testing.assert_close(statistics["level_usage"], torch.tensor((1 / 3 + 2 / 5) / 2))
     torch.testing.assert_close(statistics["channel_perplexities"], torch.tensor([1.0, 2.0]))
     assert statistics["level_perplexity"] == 1.5
-    assert all(value.isfinite().all() for value in level_statistics(digits[:0], quantizer).values())
+    assert all(value.isfinite().all() for value in level_statistics(digits[:0], weights[:0], quantizer).values())
 
 
 @pytest.mark.parametrize(
