@@ -3,8 +3,9 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,23 @@ from transformers import PreTrainedModel
 
 from . import console
 from .hub import check_push, publish
+from .modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
+from .modeling.modeling_conformer import ConformerModel
+from .probing.collapse import effective_ranks
+from .probing.encoders import ConformerEncoder
+from .run_folder import read_log
 from .training.building import load_feature_extractor
 from .training.corpus import Corpus, estimate_normalization
+from .training.diagnostics import label_warnings
 from .training.evaluators import LossEvaluator
 from .training.loop import TrainingLoop
 from .training.run import Run, started_run
 from .training.settings import DataSettings, PretrainingSettings, TrainingSettings
 from .training.updates import SelfSupervised
+from .verdict import LabelUse, LayerRank, Verdict
 
+JUDGED_SECONDS = 60.0  # of audio that the layers are measured on
+COLLAPSED_RANK = 0.3  # of the rank that random weights give
 LOST_PROCESS = re.compile(r"gloo|NCCL|Connection (reset|closed)|remote process exited")  # in torch's error messages
 
 
@@ -67,12 +77,51 @@ def pretrain(
     max_steps = corpus.num_steps(settings, batches, accelerator)
     loop = TrainingLoop(run, model, features, objective, batches, max_steps, evaluator)
     loop.run()
+    loop.verdict = judge(run, model, features, corpus)
     return loop
+
+
+def judge(run: Run, model: PreTrainedModel, features: SpeechSSLFeatureExtractor, corpus: Corpus) -> Verdict | None:
+    """Judge what a pretraining run has come to, and say so: labels, their prediction, and what the layers have left.
+
+    The effective rank of the layers is measured on some of the training audio, beside that of random weights.
+    """
+    if not run.accelerator.is_main_process:
+        return None
+    log = [entry.values for entry in read_log(run.settings.output_dir)]
+    verdict = Verdict.from_log(log) or Verdict()
+    layers: list[LayerRank] = []
+    if isinstance(encoder := getattr(model, "encoder", None), ConformerModel):
+        waveforms = corpus.sample_waveforms(run.settings.seed, JUDGED_SECONDS)
+        layers = effective_ranks(ConformerEncoder(encoder, features), waveforms, run.settings.seed)
+    verdict = Verdict(verdict.labels, layers, remarks_on(verdict.labels, layers))
+    for remark in verdict.remarks:
+        run.accelerator.print(remark)
+    return verdict
+
+
+def remarks_on(uses: Sequence[LabelUse], layers: Sequence[LayerRank]) -> list[str]:
+    """The verdict in sentences."""
+    remarks = [
+        f"Predicted {100 * use.accuracy:.1f} % of the masked frames' {use.kind} labels; always naming the commonest "
+        f"one gives {100 * use.commonest_share:.1f} %."
+        for use in uses
+        if use.accuracy is not None
+    ]
+    remarks += label_warnings(uses).values()
+    if layers and layers[-1].random_effective_rank:
+        last, random = layers[-1].effective_rank, layers[-1].random_effective_rank
+        remarks.append(
+            f"The frames of the last layer have an effective rank of {last:.1f}; with random weights {random:.1f}."
+        )
+        if last < COLLAPSED_RANK * random:
+            remarks.append("The last layer has collapsed: its frames hardly differ. Pretrain with other labels.")
+    return remarks
 
 
 def publish_run(run: Run, loop: TrainingLoop) -> dict[str, float]:
     """Write the results and the model card of a finished run, push it if asked to, and return its last metrics."""
-    results, settings = loop.results(), run.settings
+    results, settings = replace(loop.results(), verdict=loop.verdict), run.settings
     if run.accelerator.is_main_process:
         publish(settings.output_dir, results, settings.push_to_hub, settings.hub_model_id)
     return loop.metrics

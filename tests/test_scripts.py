@@ -14,6 +14,7 @@ from transformers import pipeline
 
 from hf_speech_ssl import BiRQForCTC, ChunkSSLForPreTraining, FSQModel, SpeechSSLFeatureExtractor
 from hf_speech_ssl.decoding import build_ctc_processor
+from hf_speech_ssl.run_folder import RunResults
 from hf_speech_ssl.training.updates import TrainStep
 
 pytest.importorskip("espeakng_loader")
@@ -64,6 +65,12 @@ def test_pretraining_leaves_a_model_its_features_results_and_a_card(pretrained):
     assert len(features.mean) == 80 and all(value > 0 for value in features.variance)
     results = json.loads((pretrained / "results.json").read_text())
     assert results["updates"] == 4 and results["eval_loss"] > 0 and results["audio_hours"] > 0
+    verdict = RunResults.read(pretrained).verdict
+    assert [layer.layer for layer in verdict.layers] == [0, 1, 2]
+    assert verdict.layers[0].effective_rank == verdict.layers[0].random_effective_rank, "of the features"
+    assert all(1 <= layer.effective_rank <= 16 for layer in verdict.layers[1:])
+    assert "The frames of the last layer have an effective rank of" in verdict.remarks[-1]
+    assert verdict.remarks[-1] in (pretrained / "README.md").read_text()
     assert str(pretrained.parent) not in (pretrained / "run_arguments.json").read_text()
     assert ModelCard.load(pretrained / "README.md").data.pipeline_tag == "feature-extraction"
 

@@ -3,8 +3,15 @@
 Shape letters: n frames, D features.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional as F
+
+from ..verdict import LayerRank
+from .encoders import SpeechEncoder
 
 _NO_VARIANCE = 1e-10  # of the mean square: below it, float32 rounding is all that differs
 
@@ -59,3 +66,34 @@ class FrameSpread:
             "effective_rank": rank,
             "mean_cosine": float((self._directions.square().sum() - self.count) / pairs),
         }
+
+
+@torch.no_grad()
+def effective_ranks(
+    encoder: SpeechEncoder, waveforms: Sequence[NDArray[np.float32]], seed: int = 0
+) -> list[LayerRank]:
+    """The effective rank of every layer's frames, beside that of the same encoder with random weights.
+
+    Args:
+        encoder: of which `with_random_weights` makes another; it is left in training mode if it is in it.
+        waveforms: (samples,) at 16 kHz.
+    """
+    assert encoder.model is not None
+    training = encoder.model.training
+    encoder.model.eval()
+    measured = [_spreads(one, waveforms) for one in (encoder, encoder.with_random_weights(seed))]
+    encoder.model.train(training)
+    return [
+        LayerRank(layer, trained.compute()["effective_rank"], fresh.compute()["effective_rank"])
+        for layer, (trained, fresh) in enumerate(zip(*measured, strict=True))
+    ]
+
+
+def _spreads(encoder: SpeechEncoder, waveforms: Sequence[NDArray[np.float32]]) -> list[FrameSpread]:
+    spreads: list[FrameSpread] = []
+    for waveform in waveforms:
+        (encoded,) = encoder([waveform])
+        spreads = spreads or [FrameSpread() for _ in encoded.layers]
+        for spread, layer in zip(spreads, encoded.layers, strict=True):
+            spread.update(layer)
+    return spreads

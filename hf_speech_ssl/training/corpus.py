@@ -5,9 +5,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from hf_speech_ssl.data.batch import Batch
 from hf_speech_ssl.data.batching import SpeechBatches
@@ -94,6 +96,16 @@ class Corpus:
     def sample_batches(self, seed: int) -> SpeechBatches:
         """Batches drawn from the whole training split, whatever the number of processes."""
         return self.batches(self.train, seed, min(60.0, self.settings.per_device_train_batch_seconds))
+
+    def sample_waveforms(self, seed: int, seconds: float) -> list[NDArray[np.float32]]:
+        """About so many seconds of training audio, as waveforms (samples,) at 16 kHz."""
+        rows: list[NDArray[np.float32]] = []
+        for batch in self.sample_batches(seed).epoch(0):
+            rows += [row[:length].numpy() for row, length in zip(batch.waveforms, batch.lengths, strict=True)]
+            seconds -= batch.seconds
+            if seconds <= 0:
+                break
+        return rows
 
     def eval_batches(self, accelerator: Accelerator) -> dict[str, SpeechBatches]:
         """This process's share of every evaluation split."""

@@ -2,14 +2,22 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+from hf_speech_ssl.verdict import LabelUse
+
 Sums = dict[str, torch.Tensor]  # names to 0-dim tensors
+
+# Of statistics over tens of thousands of frames; those of a batch bound every one of them.
+COLLAPSED_SHARE, COLLAPSED_PERPLEXITY = 0.3, 8.0
+BETTER = 1.05  # than the commonest label's share
+MOSTLY_LOUDNESS = 0.5  # share of its variance
+WHITEN = "Set projection_kind=whitened"
 
 UNITS = "units"  # sum of the weights
 MEAN = "mean/"  # prefix of sums of value times weight
@@ -59,6 +67,35 @@ def means(sums: Sums) -> dict[str, float]:
         for name, value in sums.items()
         if name.startswith(MEAN)
     }
+
+
+def label_warnings(uses: Sequence[LabelUse], predicts: bool = True) -> dict[str, str]:
+    """What is wrong with pretraining labels that were counted over many updates, and what to do, by a short name.
+
+    Args:
+        predicts: whether the model has trained for long enough to predict them.
+    """
+    found = {}
+    for use in uses:
+        name = f"{use.kind} labels".strip()
+        if use.commonest_share > COLLAPSED_SHARE or use.perplexity < COLLAPSED_PERPLEXITY:
+            remedy = "Set detach_enhanced_labels=true or enhanced_loss_weight=0" if use.kind == "enhanced" else WHITEN
+            found[f"{name} collapse"] = (
+                f"The {name} collapse: {100 * use.commonest_share:.1f} % of the frames have the same one, and their "
+                f"perplexity is {use.perplexity:.1f}. {remedy} in --config_overrides."
+            )
+        if predicts and use.accuracy is not None and use.accuracy < BETTER * use.commonest_share:
+            found[f"{name} unpredicted"] = (
+                f"The prediction of masked frames is no better than a constant guess: {100 * use.accuracy:.1f} % of "
+                f"the {name} are right, and the commonest one makes up {100 * use.commonest_share:.1f} %. Train "
+                f"longer or with another --learning_rate, and check the audio."
+            )
+        if use.loudness is not None and use.loudness > MOSTLY_LOUDNESS:
+            found[f"{name} loudness"] = (
+                f"The {name} mostly say how loud a frame is: they explain {100 * use.loudness:.0f} % of the variance "
+                f"of the loudness. {WHITEN} in --config_overrides."
+            )
+    return found
 
 
 class DeferredScalars:

@@ -4,7 +4,7 @@ It knows batches of audio, a learner that turns some into an update, and when to
 """
 
 import math
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from hf_speech_ssl.data.batch import Batch, DataPosition
 from hf_speech_ssl.run_folder import RunResults, TrainingState, checkpoint_name
+from hf_speech_ssl.verdict import LabelUse, Verdict
 
 from .checkpoints import (
     Saveable,
@@ -22,7 +23,7 @@ from .checkpoints import (
     save_checkpoint,
     save_final_model,
 )
-from .diagnostics import DeferredScalars, LogInterval, constants, reduce
+from .diagnostics import DeferredScalars, LogInterval, constants, label_warnings, reduce
 from .output_folder import delete_old_checkpoints
 from .processes import Interrupted, Interruption, decided_by_main_process, describe_processes
 from .reporting import RunLog
@@ -30,6 +31,8 @@ from .run import Run
 from .schedules import make_schedule
 from .updates import Objective, TrainStep
 
+# Before so much audio and so many updates nothing is said about labels and their prediction.
+JUDGED_SECONDS, JUDGED_UPDATES = 600.0, 200
 MAX_SKIPPED_IN_A_ROW = 25  # updates; the fp16 loss scaler needs up to 16 at the start
 
 
@@ -107,6 +110,8 @@ class TrainingLoop:
         )
         self.metrics: dict[str, float] = {}  # of the last evaluation
         self.final_step = 0
+        self.verdict: Verdict | None = None  # on a pretraining run, by whoever made the loop
+        self.explained: set[str] = set()  # what has been said once
         self.log = RunLog(accelerator, self.output_dir, self.state.step, max_steps)
 
     def compare_with(self, checkpoint: Path) -> None:
@@ -247,7 +252,23 @@ class TrainingLoop:
         if self.accelerator.device.type == "cuda":
             values["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self.log.write(values, self.state.step)
+        self.explain(values)
         interval.clear()
+
+    def explain(self, values: Mapping[str, float]) -> None:
+        """Say once what a report shows that people should know of."""
+        found = {}
+        if values["skipped_updates"]:
+            found["skipped"] = (
+                f"skipped_updates counts updates that changed no weight, because {self.train_step.objective.unit} was "
+                f"0 or the gradients were not finite; with fp16 some at the start are part of finding its scale."
+            )
+        if float(self.totals["audio_seconds"]) >= JUDGED_SECONDS:
+            trained = self.state.step >= max(JUDGED_UPDATES, self.max_steps // 10)
+            found |= label_warnings(LabelUse.all_from_log(values), predicts=trained)
+        for name in sorted(found.keys() - self.explained):
+            self.log.say(f"Note: {found[name]}" if name == "skipped" else f"Warning: {found[name]}")
+        self.explained |= found.keys()
 
     def save_and_evaluate_if_due(self) -> None:
         """A checkpoint every `save_steps` updates and before every evaluation: nothing that fails there costs updates.

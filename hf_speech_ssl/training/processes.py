@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
@@ -48,10 +49,9 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
     """
     refuse_sharding()
     warnings.filterwarnings("ignore", message=NOISE)
-    trackers = [name.strip() for name in settings.report_to.split(",") if name.strip() not in ("", "none")]
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
-        log_with=trackers or None,
+        log_with=checked_trackers(settings.report_to) or None,
         project_config=ProjectConfiguration(
             settings.output_dir, logging_dir=str(Path(settings.output_dir) / TRACKER_FOLDER)
         ),
@@ -72,6 +72,22 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
     disable_progress_bar()  # transformers' own, one for every checkpoint
     set_seed(settings.seed, device_specific=True)
     return accelerator
+
+
+def checked_trackers(report_to: str) -> list[str]:
+    """The trackers that a flag names.
+
+    Raises:
+        ValueError: one is not known to Accelerate, or not installed; it would be left out without a word.
+    """
+    names = [name.strip() for name in report_to.split(",") if name.strip() not in ("", "none")]
+    available = [str(one) for one in get_available_trackers()]
+    for name in names:
+        if name in LOGGER_TYPE_TO_CLASS and name not in available:
+            raise ValueError(f"--report_to {name} needs a package that is not installed: pip install {name}.")
+        if name != "all" and name not in LOGGER_TYPE_TO_CLASS:
+            raise ValueError(f"There is no tracker {name!r}; --report_to takes {', '.join(LOGGER_TYPE_TO_CLASS)}.")
+    return names
 
 
 def refuse_sharding() -> None:

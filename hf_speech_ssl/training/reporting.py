@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from hf_speech_ssl.run_folder import OFFLINE, MetricName, append_to_log, cut_log_after
 
+SHOWN_OF_LABELS = ("label_perplexity", "top_label_share")
 SHOWN_IF_ANY = ("skipped_updates", "left_out_utterances")
 SHOWN = ("loss", "wer", "cer", "accuracy", "learning_rate", "audio_seconds_per_second")  # in log lines, if present
 
@@ -90,7 +91,7 @@ class RunLog:
         words = " | ".join(f"{name} {_short(value)}" for name, value in shown.items())
         self.say(f"step {step}/{self.max_steps} | {words} | {self.time_left(step)} left")
         if "loss" in values:
-            self.bar.set_postfix({name: _short(value) for name, value in shown.items()}, refresh=False)
+            self.bar.set_postfix(loss=_short(values["loss"]), refresh=False)  # more would not fit into 80 columns
 
     def say(self, text: str) -> None:
         """A line on the main process's terminal that leaves the progress bar whole."""
@@ -102,7 +103,7 @@ class RunLog:
 def _is_shown(name: str, value: float) -> bool:
     evaluated = MetricName.parse(name)
     if evaluated is None:
-        return name in SHOWN or (name in SHOWN_IF_ANY and value > 0)
+        return name in SHOWN or name.endswith(SHOWN_OF_LABELS) or (name in SHOWN_IF_ANY and value > 0)
     if evaluated.metric == "wer":
         return True
     return evaluated.metric in SHOWN and evaluated.split == "" and evaluated.mode == OFFLINE

@@ -25,7 +25,6 @@ from .processes import Interruption
 from .updates import features_of
 
 MAX_UNKNOWN_SHARE = 0.02  # of the letters of a split; beyond it a run is refused
-RARE = 1e-4  # share of the letters below which one is worth a look
 NUM_NAMED = 5  # utterances in warnings
 logger = get_logger(__name__)
 
@@ -129,11 +128,9 @@ def check_letters(texts: Sequence[str], tokenizer: Any, split: str) -> None:
 
 
 def letters_in_words(texts: Sequence[str]) -> str:
-    """The letters that a new vocabulary is made of; the rare ones are often mistakes in the transcripts."""
+    """The letters that a new vocabulary is made of, with their counts."""
     counts = Counter(letter for text in texts for letter in text if letter != " ")
-    words = f"A new vocabulary of {len(counts)} letters: {counts_in_words(dict(counts.most_common()), len(counts))}."
-    rare = {letter: count for letter, count in counts.items() if count < RARE * counts.total()}
-    return words + (f" Look at the rare ones, each an output of its own: {counts_in_words(rare)}." if rare else "")
+    return f"A new vocabulary of {len(counts)} letters: {counts_in_words(dict(counts.most_common()), len(counts))}."
 
 
 def counts_in_words(counts: Mapping[str, int], limit: int = 20) -> str:

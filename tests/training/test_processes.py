@@ -14,7 +14,8 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from toys import free_port
 
-from hf_speech_ssl.training.processes import make_accelerator
+from hf_speech_ssl.training import processes
+from hf_speech_ssl.training.processes import checked_trackers, make_accelerator
 from hf_speech_ssl.training.settings import TrainingSettings
 
 HERE = Path(__file__).parent
@@ -77,6 +78,15 @@ def test_two_processes_train_resume_to_the_bit_and_end_together(tmp_path):
     assert run.returncode == 0 and "2 updates to make" in output, output
     old, new = (load_file(f / "model.safetensors") for f in (tmp_path / "set_aside" / "1" / "checkpoint-4", tmp_path))
     assert all(torch.equal(new[name], value) for name, value in old.items())
+
+
+def test_trackers_that_cannot_be_are_named(monkeypatch):
+    monkeypatch.setattr(processes, "get_available_trackers", lambda: ["tensorboard"])
+    assert checked_trackers("tensorboard, none") == ["tensorboard"]
+    with pytest.raises(ValueError, match="--report_to wandb needs a package that is not installed: pip install wandb"):
+        checked_trackers("tensorboard,wandb")
+    with pytest.raises(ValueError, match="no tracker 'wandbb'; --report_to takes .*tensorboard"):
+        checked_trackers("wandbb")
 
 
 def test_fp16_is_refused_where_it_cannot_be(tmp_path, request):

@@ -96,9 +96,9 @@ def test_unknown_letters_are_named_with_their_share_and_refused_beyond_two_perce
         check_letters(["", " "], tokenizer, "validation")
 
 
-def test_a_new_vocabulary_is_described_with_its_rare_letters():
+def test_a_new_vocabulary_is_shown_with_counts():
     words = letters_in_words([LETTERS * 5000, "ı\u200b"])
-    assert "of 10 letters: a 5,000, " in words and words.endswith("each an output of its own: ı 1, \\u200b 1.")
+    assert "of 10 letters: a 5,000, " in words and words.endswith("h 5,000, ı 1, \\u200b 1.")
 
 
 def test_a_split_without_words_has_no_rate(one_process):

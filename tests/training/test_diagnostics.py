@@ -1,0 +1,56 @@
+"""What a run says of its labels, from statistics over many updates."""
+
+import re
+from dataclasses import dataclass
+
+import pytest
+import torch
+from test_loop import make_loop
+
+from hf_speech_ssl import SpeechSSLFeatureExtractor
+from hf_speech_ssl.training import loop as loop_module
+from hf_speech_ssl.training.diagnostics import label_warnings
+from hf_speech_ssl.training.updates import SelfSupervised
+from hf_speech_ssl.verdict import LabelUse
+
+HEALTHY = {"kind": "anchor", "entries_used": 500, "perplexity": 300.0, "commonest_share": 0.02, "accuracy": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, None),
+        ({"perplexity": 3.0}, "The anchor labels collapse: .* perplexity is 3.0.*projection_kind=whitened"),
+        ({"commonest_share": 0.5, "accuracy": 0.9}, "collapse: 50.0 %"),
+        ({"kind": "enhanced", "perplexity": 2.0}, "The enhanced labels collapse.*detach_enhanced_labels=true"),
+        ({"accuracy": 0.02}, "no better than a constant guess: 2.0 % of the anchor .* makes up 2.0 %"),
+        ({"loudness": 0.7}, "mostly say how loud .* 70 % .*projection_kind=whitened"),
+        ({"loudness": 0.2, "accuracy": None}, None),
+    ],
+)
+def test_labels_that_teach_nothing_are_named_with_a_remedy(changes, message):
+    found = list(label_warnings([LabelUse(**{**HEALTHY, **changes})]).values())
+    assert len(found) == (message is not None)
+    assert message is None or re.search(message, found[0])
+
+
+@dataclass(frozen=True)
+class Collapsed(SelfSupervised):
+    """Pretraining whose model says that its labels have collapsed."""
+
+    def __call__(self, model, batch, device):
+        output, units = super().__call__(model, batch, device)
+        names = ("anchor_labels_used", "anchor_label_perplexity", "anchor_top_label_share", "anchor_label_loudness")
+        return {**output, **dict(zip(names, torch.tensor([9.0, 2.0, 0.9, 0.1]), strict=True))}, units
+
+
+def test_a_run_warns_once_of_labels_and_explains_skipped_updates(tmp_path, capsys, monkeypatch):
+    objective = Collapsed(SpeechSSLFeatureExtractor())
+    make_loop(tmp_path / "short", objective=objective, evaluator=None, logging_steps=1).run()
+    assert "Warning" not in capsys.readouterr().out, "after a few seconds of audio nobody can know"
+    monkeypatch.setattr(loop_module, "JUDGED_SECONDS", 0.0)
+    make_loop(tmp_path / "long", objective=objective, evaluator=None, logging_steps=1).run()
+    out = capsys.readouterr().out
+    assert "| anchor_label_perplexity 2 | anchor_top_label_share 0.9 |" in out
+    assert out.count("Warning: The anchor labels collapse") == 1 and "constant guess" not in out
+    assert out.count("Note: skipped_updates counts updates that changed no weight") == ("skipped_updates 1" in out)
