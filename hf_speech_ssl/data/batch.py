@@ -1,18 +1,19 @@
-"""What training gets: a padded batch of waveforms, and the place in the data right after it."""
+"""What training gets: a padded batch of waveforms, and where reading goes on after it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .audio import SAMPLING_RATE
 
 
 @dataclass(frozen=True)
 class DataPosition:
-    """The place right after a batch; `DataPosition(epoch)` is the beginning of an epoch.
+    """Where reading goes on after a batch; `DataPosition(epoch)` is the beginning of an epoch.
 
     It goes into a checkpoint as `dataclasses.asdict(position)`, which JSON can hold, and comes back as
     `DataPosition(**saved)`. On a map-style data set it is the same on every process; on a stream each process has its
@@ -23,7 +24,7 @@ class DataPosition:
         rows: rows of the epoch before the current window.
         steps: batches of the current window that are done.
         stream: the state of an `IterableDataset` at the beginning of the window.
-        plan: the settings that the place depends on; empty if it depends on none.
+        plan: the settings that the position depends on; empty if it depends on none.
     """
 
     epoch: int
@@ -31,6 +32,30 @@ class DataPosition:
     steps: int = 0
     stream: dict[str, Any] | None = None
     plan: str = ""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One row of a data set, its audio decoded.
+
+    Attributes:
+        waveform: (samples,) at 16 kHz.
+        text: its transcript; empty where no text column was asked for.
+        name: what to call it in a message: a path, or where it stands in the data set.
+        index: its row.
+        columns: the other columns that were asked for.
+    """
+
+    waveform: NDArray[np.float32]
+    text: str
+    name: str
+    index: int
+    columns: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Its duration."""
+        return len(self.waveform) / SAMPLING_RATE
 
 
 @dataclass
@@ -46,7 +71,7 @@ class Batch:
         texts: transcripts, one per row, or None if no text column was asked for.
         names: what to call each row in a message.
         num_examples: utterances in the batch.
-        position: the place right after the batch.
+        position: where reading goes on after the batch.
     """
 
     waveforms: torch.Tensor

@@ -1,47 +1,19 @@
 """The utterances of a data set, once each, decoded and in batches: what a command that measures something reads."""
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-from datasets import Dataset, Value
-from numpy.typing import NDArray
+from datasets import Dataset
 
 from ..options import ReadingOptions
-from .audio import MIN_SAMPLES, SAMPLING_RATE, AudioError, SkippedAudio, audio_name, load_audio
+from .audio import SkippedAudio
+from .batch import Utterance
+from .batching import SpeechBatches
 from .corpora import check_columns, load_corpus
-from .planning import plan_steps
-from .rows import DURATION_COLUMN, IndexedRows, Row, RowCursor
+from .texts import TextColumn
+
+__all__ = ["Utterance", "UtteranceReader"]
 
 _WINDOW_BATCHES = 16  # sorted by length together
-_DECODERS = 2  # threads
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One row of a data set, its audio decoded.
-
-    Attributes:
-        waveform: (samples,) at 16 kHz.
-        text: its transcript; empty where no text column was asked for.
-        name: what to call it in a message: a path, or its place in the data set.
-        index: its row.
-        columns: the other columns that were asked for.
-    """
-
-    waveform: NDArray[np.float32]
-    text: str
-    name: str
-    index: int
-    columns: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def seconds(self) -> float:
-        """Its duration."""
-        return len(self.waveform) / SAMPLING_RATE
 
 
 class UtteranceReader:
@@ -55,9 +27,6 @@ class UtteranceReader:
         text_column_name: column with the transcripts, if they are needed.
         columns: other columns that are needed.
         optional_columns: other columns that are handed out if there are such.
-
-    Attributes:
-        skipped: the files left out so far.
 
     Raises:
         FileNotFoundError: there is no such data set.
@@ -80,22 +49,29 @@ class UtteranceReader:
         )
         assert isinstance(dataset, Dataset)  # nothing was said of streaming
         check_columns(dataset, columns, options.dataset_name)
-        if text_column_name is not None and not isinstance(dataset.features[text_column_name], Value):
-            raise ValueError(
-                f"Column {text_column_name!r} of {options.dataset_name!r} holds "
-                f"{type(dataset.features[text_column_name]).__name__} values, not text; name the column with the "
-                "transcripts."
-            )
-        self.columns = [*columns, *(name for name in optional_columns if name in dataset.column_names)]
-        wanted = {options.audio_column_name: None, text_column_name: None, DURATION_COLUMN: None} | dict.fromkeys(
-            self.columns
+        if text_column_name is not None:
+            TextColumn.of(dataset, text_column_name, options.dataset_name)
+        self._batches = SpeechBatches(
+            dataset if options.max_samples is None else dataset.take(min(options.max_samples, len(dataset))),
+            batch_seconds=options.batch_seconds,
+            shuffle=False,
+            max_seconds=float("inf"),
+            window_batches=_WINDOW_BATCHES,
+            audio_column=options.audio_column_name,
+            text_column=text_column_name,
+            columns=[*columns, *(name for name in optional_columns if name in dataset.column_names)],
         )
-        dataset = dataset.with_format(None).select_columns([name for name in wanted if name in dataset.column_names])
-        self.dataset = dataset if options.max_samples is None else dataset.take(options.max_samples)
-        self.audio_column = options.audio_column_name
-        self.text_column = text_column_name
-        self.batch_seconds = options.batch_seconds
-        self.skipped = SkippedAudio()
+
+    @property
+    def dataset(self) -> Dataset:
+        """The rows that are read, as a data set."""
+        assert isinstance(self._batches.dataset, Dataset)
+        return self._batches.dataset
+
+    @property
+    def skipped(self) -> SkippedAudio:
+        """The files left out so far."""
+        return self._batches.skipped
 
     def __len__(self) -> int:
         """Rows, the unusable ones included."""
@@ -107,58 +83,4 @@ class UtteranceReader:
         Raises:
             ValueError: no file can be used.
         """
-        empty = True
-        with ThreadPoolExecutor(_DECODERS, thread_name_prefix="speech-reader") as pool:
-            ahead: deque[Iterator[Utterance | None]] = deque()  # one batch is decoded while another one is used
-            for batch in self._batches(pool):
-                ahead.append(pool.map(self._decode, batch))
-                if len(ahead) > 1 and (utterances := [one for one in ahead.popleft() if one is not None]):
-                    empty = False
-                    yield utterances
-            if ahead and (utterances := [one for one in ahead.popleft() if one is not None]):
-                empty = False
-                yield utterances
-        if empty:
-            raise ValueError(f"The data set has no usable audio ({self.skipped}); check its path and columns.")
-
-    def _batches(self, pool: ThreadPoolExecutor) -> Iterator[list[Row]]:
-        """Rows whose headers can be used, cut into batches window by window."""
-        source = IndexedRows(self.dataset, self.audio_column, seed=0, shuffle=False)
-        window: list[Row] = []
-        lengths: list[float] = []
-        for row in source.rows(0, RowCursor(), pool):
-            try:
-                lengths.append(self._usable_length(row))
-                window.append(row)
-            except AudioError as error:
-                self.skipped.add(error)
-            if sum(lengths) >= _WINDOW_BATCHES * self.batch_seconds:
-                yield from self._cut(window, lengths)
-                window, lengths = [], []
-        yield from self._cut(window, lengths)
-
-    def _cut(self, window: list[Row], lengths: list[float]) -> Iterator[list[Row]]:
-        for (batch,) in plan_steps(lengths, batch_seconds=self.batch_seconds):
-            yield [window[i] for i in batch]
-
-    def _usable_length(self, row: Row) -> float:
-        if isinstance(row.length, AudioError):
-            raise row.length
-        if row.length < MIN_SAMPLES / SAMPLING_RATE:
-            name = audio_name(row.read()[self.audio_column], row.place)
-            raise AudioError(name, "too short", f"{row.length:.3f} s, at least one frame of 25 ms is needed.")
-        return row.length
-
-    def _decode(self, row: Row) -> Utterance | None:
-        columns = row.read()
-        name = audio_name(columns[self.audio_column], row.place)
-        try:
-            waveform = load_audio(columns[self.audio_column], name=name)
-            text = "" if self.text_column is None else columns[self.text_column]
-            if text is None:
-                raise AudioError(name, "no transcript", f"column {self.text_column!r} is empty there.")
-        except AudioError as error:
-            self.skipped.add(error)
-            return None
-        others = {column: columns[column] for column in self.columns}
-        return Utterance(waveform, str(text), name, row.after.rows - 1, others)
+        return self._batches.utterances()

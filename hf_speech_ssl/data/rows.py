@@ -4,13 +4,12 @@ Lengths come from a `duration` column or else from the header of each file, read
 what is asked for: nothing has to go through the whole corpus before training starts.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol
 
 import fsspec
 import numpy as np
@@ -18,15 +17,16 @@ from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 
 from .audio import AudioError, audio_duration, audio_name, is_remote
+from .segments import NotSeconds, StatedTimes, TimeColumns
 
-DURATION_COLUMN = "duration"  # seconds; the name that Hub data sets use
 _READ_AHEAD = 32  # rows whose headers are read at once
 _DURATION_TOLERANCE = 0.5  # seconds by which a duration column may round
+_LEAST_PIECE = 1.0  # seconds of the last piece of a recording that is cut
 
 
 @dataclass(frozen=True)
 class RowCursor:
-    """A place between two rows of an epoch: the rows before it, and for streams what `load_state_dict` needs."""
+    """A position between two rows of an epoch: the rows before it, and for streams what `load_state_dict` needs."""
 
     rows: int = 0
     stream: dict[str, Any] | None = None
@@ -34,19 +34,40 @@ class RowCursor:
 
 @dataclass(frozen=True)
 class Row:
-    """One row whose audio has not been decoded.
+    """One row whose audio has not been decoded, or a part of one.
 
     Attributes:
-        place: where it stands in the data set, for messages.
+        label: where it stands in the data set, for messages.
         length: its seconds, or why its header cannot be used.
         read: gives the columns of the row.
-        after: the place right after it.
+        after: the position right after it.
+        index: its number in the data set, or in the epoch of a stream.
+        segment: begin and end in seconds within its audio; None for all of it.
     """
 
-    place: str
+    label: str
     length: float | AudioError
     read: Callable[[], dict[str, Any]]
     after: RowCursor
+    index: int
+    segment: tuple[float, float] | None = None
+
+    def name(self, audio: Any) -> str:
+        """What to call it in a message."""
+        name = audio_name(audio, self.label)
+        return name if self.segment is None else f"{name} ({self.segment[0]:.2f} to {self.segment[1]:.2f} s)"
+
+    def cut(self, most_seconds: float, least_seconds: float) -> list["Row"]:
+        """The row in pieces of `most_seconds`; the rest makes the last piece, shared out if it would be too short."""
+        assert not isinstance(self.length, AudioError)
+        begin, end = self.segment or (0.0, self.length)
+        cuts = np.arange(begin, end, most_seconds).tolist()
+        if end - cuts[-1] < max(least_seconds, _LEAST_PIECE) and len(cuts) > 1:
+            cuts[-1] = (cuts[-2] + end) / 2
+        return [
+            replace(self, length=until - since, segment=(since, until))
+            for since, until in zip(cuts, [*cuts[1:], end], strict=True)
+        ]
 
 
 class RowSource(Protocol):
@@ -58,25 +79,51 @@ class RowSource(Protocol):
         """The rows of an epoch after `start`, always in the same order."""
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """The length of a row, or why it cannot be used, and its segment."""
+
+    length: float | AudioError
+    segment: tuple[float, float] | None = None
+
+
 class _Lengths:
-    """Lengths by the duration column where a row has one, else by the header."""
+    """Lengths by the columns that state them, else by the header of the audio."""
 
-    def __init__(self, audio_column: str) -> None:
+    def __init__(self, audio_column: str, times: TimeColumns) -> None:
         self.audio_column = audio_column
+        self.times = times
         self._compared = False
+        self._headers: dict[str, float] = {}  # of recordings with segments, of which many share one
 
-    def __call__(self, stated: float | None, read: Callable[[], dict[str, Any]], place: str) -> float | AudioError:
-        return float(stated) if _is_stated(stated) else self._from_header(read, place)
-
-    def _from_header(self, read: Callable[[], dict[str, Any]], place: str) -> float | AudioError:
-        audio = read()[self.audio_column]
+    def __call__(self, stated: StatedTimes, read: Callable[[], dict[str, Any]], label: str) -> _Measured:
+        if stated.begin is None and stated.duration is not None:
+            return _Measured(stated.duration)
+        audio_seconds = self._from_header(read, label)
+        if isinstance(audio_seconds, AudioError) or stated.begin is None:
+            return _Measured(audio_seconds)
         try:
-            return audio_duration(audio, name=audio_name(audio, place))
+            segment = stated.segment(audio_seconds)
+        except NotSeconds as error:
+            name = audio_name(read()[self.audio_column], label)
+            return _Measured(AudioError(name, "bad segment", f"columns {self.times.names} hold {error}."))
+        return _Measured(audio_seconds if segment is None else segment[1] - segment[0], segment)
+
+    def _from_header(self, read: Callable[[], dict[str, Any]], label: str) -> float | AudioError:
+        audio = read()[self.audio_column]
+        path = audio.get("path") if isinstance(audio, dict) and audio.get("bytes") is None else None
+        if path in self._headers:
+            return self._headers[path]
+        try:
+            seconds = audio_duration(audio, name=audio_name(audio, label))
         except AudioError as error:
             return error
+        if self.times.begin is not None and isinstance(path, str):
+            self._headers[path] = seconds
+        return seconds
 
-    def compare_first(self, rows: Iterable[tuple[float | None, Callable[[], dict[str, Any]], str]]) -> None:
-        """Compare the first of these rows that has both, a stated length and a header, once for the whole data set.
+    def compare_first(self, rows: Iterable[tuple[StatedTimes, Callable[[], dict[str, Any]], str]]) -> None:
+        """Compare the first of these rows that has both, stated times and a header, once for the whole data set.
 
         A column in milliseconds would have every file refused as too long, so it is not taken on trust. Rows come in
         their order, not from the threads that read them: every run and every process compares the same one.
@@ -84,21 +131,31 @@ class _Lengths:
         Raises:
             ValueError: the two differ.
         """
-        for stated, read, place in rows:
+        for stated, read, label in rows:
             if self._compared:
                 return
-            if not _is_stated(stated) or isinstance(by_header := self._from_header(read, place), AudioError):
+            if stated.begin is None and stated.duration is None:
                 continue
-            if abs(stated - by_header) > _DURATION_TOLERANCE:
+            by_header = self._from_header(read, label)
+            if isinstance(by_header, AudioError):
+                continue
+            if stated.begin is not None:
+                self._check_segment(stated, by_header, label)
+            elif stated.duration is not None and abs(stated.duration - by_header) > _DURATION_TOLERANCE:
                 raise ValueError(
-                    f"Column {DURATION_COLUMN!r} must hold seconds, but it holds {stated} in {place}, where the "
-                    f"audio's header says {by_header:.2f} s. Correct, rename or remove the column."
+                    f"Column {self.times.duration!r} must hold seconds, but it holds {stated.duration:g} in {label}, "
+                    f"where the audio's header says {by_header:.2f} s. Correct, rename or remove the column."
                 )
             self._compared = True
 
-
-def _is_stated(seconds: float | None) -> TypeGuard[float]:
-    return seconds is not None and not math.isnan(seconds)
+    def _check_segment(self, stated: StatedTimes, by_header: float, label: str) -> None:
+        try:
+            stated.segment(by_header)
+        except NotSeconds as error:
+            raise ValueError(
+                f"Columns {self.times.names} must hold a segment of the audio in seconds, but they hold {error} in "
+                f"{label}. Correct, rename or remove the columns."
+            ) from error
 
 
 class IndexedRows:
@@ -114,10 +171,11 @@ class IndexedRows:
         self.dataset = dataset
         self.seed = seed
         self.shuffle = shuffle
-        has_durations = DURATION_COLUMN in dataset.column_names
-        self._durations = dataset.select_columns(DURATION_COLUMN) if has_durations else None
-        self._lengths = _Lengths(audio_column)
+        self.times = TimeColumns.find(dataset.column_names)
+        self._stated_times = dataset.select_columns(self.times.names) if self.times.names else None
+        self._lengths = _Lengths(audio_column, self.times)
         self._seconds = np.full(len(dataset), np.nan)
+        self._segments: dict[int, tuple[float, float]] = {}
         self._errors: dict[int, AudioError] = {}
 
     def rows(self, epoch: int, start: RowCursor, pool: Executor) -> Iterator[Row]:
@@ -129,22 +187,25 @@ class IndexedRows:
             self._lengths.compare_first((self._stated(index), *self._reader(index)) for index in indices)
             lengths = pool.map(self._length, indices)
             for done, (index, length) in enumerate(zip(indices, lengths, strict=True), start=first + 1):
-                read, place = self._reader(index)
-                yield Row(place, length, read, RowCursor(done))
+                read, label = self._reader(index)
+                yield Row(label, length, read, RowCursor(done), index, self._segments.get(index))
 
-    def _stated(self, index: int) -> float | None:
-        return None if self._durations is None else self._durations[index][DURATION_COLUMN]
+    def _stated(self, index: int) -> StatedTimes:
+        row = {} if self._stated_times is None else self._stated_times[index]
+        return self.times.read(row, f"example {index}")
 
     def _reader(self, index: int) -> tuple[Callable[[], dict[str, Any]], str]:
         return partial(self.dataset.__getitem__, index), f"example {index}"
 
     def _length(self, index: int) -> float | AudioError:
         if np.isnan(self._seconds[index]) and index not in self._errors:
-            length = self._lengths(self._stated(index), *self._reader(index))
-            if isinstance(length, AudioError):
-                self._errors[index] = length
+            measured = self._lengths(self._stated(index), *self._reader(index))
+            if isinstance(measured.length, AudioError):
+                self._errors[index] = measured.length
             else:
-                self._seconds[index] = length
+                self._seconds[index] = measured.length
+                if measured.segment is not None:
+                    self._segments[index] = measured.segment
         return self._errors.get(index) or float(self._seconds[index])
 
 
@@ -173,7 +234,8 @@ class StreamedRows:
         self.shuffle = shuffle
         self.process_index = process_index
         self.num_processes = num_processes
-        self._lengths = _Lengths(audio_column)
+        self.times = TimeColumns.find(dataset.column_names or [])
+        self._lengths = _Lengths(audio_column, self.times)
 
     def rows(self, epoch: int, start: RowCursor, pool: Executor) -> Iterator[Row]:
         """The rows of an epoch after `start`."""
@@ -191,18 +253,19 @@ class StreamedRows:
         source = read()
         while block := list(islice(source, _READ_AHEAD)):
             self._lengths.compare_first(
-                (columns.get(DURATION_COLUMN), partial(dict, columns), place) for place, columns, _ in block
+                (self.times.read(columns, label), partial(dict, columns), label) for label, columns, _ in block
             )
-            for (place, _, after), (columns, length) in zip(block, pool.map(self._measure, block), strict=True):
-                yield Row(place, length, partial(dict, columns), after)
+            for (label, _, after), (columns, measured) in zip(block, pool.map(self._measure, block), strict=True):
+                yield Row(label, measured.length, partial(dict, columns), after, after.rows - 1, measured.segment)
 
-    def _measure(self, item: tuple[str, dict[str, Any], RowCursor]) -> tuple[dict[str, Any], float | AudioError]:
-        place, columns, _ = item
-        audio, stated = columns[self.audio_column], columns.get(DURATION_COLUMN)
-        if stated is None and isinstance(audio, dict) and audio.get("bytes") is None and is_remote(audio.get("path")):
+    def _measure(self, item: tuple[str, dict[str, Any], RowCursor]) -> tuple[dict[str, Any], _Measured]:
+        label, columns, _ = item
+        audio, stated = columns[self.audio_column], self.times.read(columns, label)
+        needs_header = stated.duration is None or stated.begin is not None
+        if needs_header and isinstance(audio, dict) and audio.get("bytes") is None and is_remote(audio.get("path")):
             try:  # once, whole: header and samples would be two requests
                 with fsspec.open(audio["path"], "rb") as file:
                     columns = {**columns, self.audio_column: {**audio, "bytes": file.read()}}
             except OSError as error:
-                return columns, AudioError(audio["path"], "missing", f"it cannot be fetched ({error}).")
-        return columns, self._lengths(stated, partial(dict, columns), place)
+                return columns, _Measured(AudioError(audio["path"], "missing", f"it cannot be fetched ({error})."))
+        return columns, self._lengths(stated, partial(dict, columns), label)
