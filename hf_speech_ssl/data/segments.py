@@ -124,8 +124,7 @@ def to_seconds(value: Any) -> float | None:
         for part in parts:
             seconds = 60 * seconds + part
         return seconds
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        raise NotSeconds(repr(value)) from None
+    if isinstance(value, (bytes, bool)) or not hasattr(value, "__float__"):
+        raise NotSeconds(repr(value))
+    seconds = float(value)
     return None if math.isnan(seconds) else seconds

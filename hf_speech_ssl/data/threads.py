@@ -25,7 +25,7 @@ def run_ahead(
     tasks = plan(workers)
 
     def start_next() -> Future[_Result] | None:
-        for task in tasks:
+        for task in tasks:  # the next one only
             return workers.submit(work, task)
         return None
 
