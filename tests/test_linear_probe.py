@@ -86,8 +86,8 @@ def test_features_that_do_not_vary_are_left_out_and_scales_do_not_matter():
 def test_probes_refuse_what_they_cannot_be_fitted_to():
     frames, targets = clouds(60, 6, 3, 2.0, seed=1)
     for arguments, message in (
-        (([frames[:20]], targets[:20], 3), "20 frames of 3 phones"),
-        (([frames], torch.zeros(60, dtype=torch.long), 3), "at least two phones"),
+        (([frames[:20]], targets[:20], 3), "20 examples of 3 targets"),
+        (([frames], torch.zeros(60, dtype=torch.long), 3), "at least two targets"),
         (([frames[:-1]], targets, 3), "60 targets"),
         (([], targets, 3), "0 layers"),
         (([frames], targets, 2), r"lie in \[0, 2\)"),

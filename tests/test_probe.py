@@ -18,8 +18,8 @@ from hf_speech_ssl.modeling.modeling_fsq import FSQTokenizer
 from hf_speech_ssl.options import LoadingOptions, ReadingOptions
 from hf_speech_ssl.probing import phone_ids_at_frames
 from hf_speech_ssl.probing.encoders import EncodedUtterance, SpeechEncoder, load_encoder
-from hf_speech_ssl.probing.measure import measure
-from hf_speech_ssl.probing.probe import PhoneReader, number_phones
+from hf_speech_ssl.probing.measure import Measurement
+from hf_speech_ssl.probing.targets import PhoneReader, number_targets
 
 SPEECH = ["synthetic", "--dataset_config_name", "sentences=60,eval_sentences=20"]
 
@@ -60,16 +60,17 @@ def tone_folder(tmp_path_factory):
 CPU = LoadingOptions(device="cpu")
 
 
-def readers(name: str) -> tuple[PhoneReader, PhoneReader, dict[str, int]]:
-    train, test = (PhoneReader(ReadingOptions(name, split_name=split), "phones") for split in ("train", "test"))
-    return train, test, number_phones(train.inventory(), test.inventory())
+def readers(name: str) -> tuple[PhoneReader, PhoneReader]:
+    """The test split and the training split."""
+    test, train = (PhoneReader(ReadingOptions(name, split_name=split), "phones") for split in ("test", "train"))
+    return test, train
 
 
 @pytest.mark.parametrize("stacking", [2, 4])
 def test_phones_meet_the_frames_that_hold_them(tone_folder, tmp_path, stacking):
     folder = save(tmp_path, FAMILIES["birq"].build("pretraining", frame_stacking=stacking))
-    right = measure(load_encoder(folder, device="cpu"), *readers(str(tone_folder / "in_time")), 5, 0)
-    late = measure(load_encoder(folder, device="cpu"), *readers(str(tone_folder / "one_frame_late")), 5, 0)
+    right = Measurement(*readers(str(tone_folder / "in_time")), 5)(load_encoder(folder, device="cpu"))
+    late = Measurement(*readers(str(tone_folder / "one_frame_late")), 5)(load_encoder(folder, device="cpu"))
     # A tone lasts about two frames of 40 ms: phones that are late by one such frame often name another tone.
     assert right["layers"][0]["accuracy"] > 0.93
     assert late["layers"][0]["accuracy"] < 0.83
@@ -93,7 +94,7 @@ def test_times_of_frames_are_those_of_the_convolutions_of_other_encoders(tone_fo
     # 25 ms every 20 ms: 49 whole ones in a second, the first around 12.5 ms.
     assert (one.num_frames, one.frame_rate, one.first_frame_center) == (49, 50, 0.0125)
     assert [len(layer) for layer in one.layers] == [49] * 3
-    report = measure(encoder, *readers(str(tone_folder / "in_time")), 3, 0)
+    report = Measurement(*readers(str(tone_folder / "in_time")), 3)(encoder)
     assert [layer["layer"] for layer in report["layers"]] == [0, 1, 2] and report["labels"] == []
     assert report["layers"][0]["what"] == "before the first block"
 
@@ -131,8 +132,8 @@ class PlantedEncoder(SpeechEncoder):
 
 
 def test_the_layer_that_knows_phones_is_found_and_so_is_the_collapsed_one(tone_folder):
-    train, test, phone_ids = readers(str(tone_folder / "in_time"))
-    report = measure(PlantedEncoder((train, test), phone_ids, collapsed=3), train, test, phone_ids, 5, 0)
+    test, train = readers(str(tone_folder / "in_time"))
+    report = Measurement(test, train, 5)(PlantedEncoder((train, test), number_targets(train, test), collapsed=3))
     layers = report["layers"]
     majority = report["data"]["majority_accuracy"]
     assert layers[2]["accuracy"] > 0.99 and layers[2]["random_accuracy"] < majority + 0.08
@@ -197,9 +198,76 @@ def test_training_frames_beyond_the_limit_are_left_out(tone_folder, tmp_path, mo
     encoder = load_encoder(save(tmp_path, FAMILIES["birq"].build("base")), device="cpu")
     widths = 160 + 3 * 32
     monkeypatch.setattr("hf_speech_ssl.probing.probe.MEMORY_LIMIT", 2 * widths * 500)
-    report = measure(encoder, *readers(str(tone_folder / "in_time")), 1, 0)
-    assert report["data"]["training_frames"] == 500
+    report = Measurement(*readers(str(tone_folder / "in_time")), 1)(encoder)
+    assert report["data"]["training_examples"] == 500
     assert any("left out" in remark for remark in report["remarks"])
+
+
+def pitches(num_utterances: int, seed: int, known: bool = True) -> datasets.Dataset:
+    """Utterances of one tone each, high or low, with that as their class."""
+    rng, rows = np.random.default_rng(seed), []
+    for _ in range(num_utterances):
+        name = ("low", "high")[rng.integers(2)]
+        samples = 0.1 * np.sin(
+            2 * np.pi * {"low": 400, "high": 3000}[name] * np.arange(rng.integers(3000, 9000)) / 16_000
+        )
+        samples += 0.003 * rng.standard_normal(len(samples))
+        rows.append({"audio": {"array": samples.astype(np.float32), "sampling_rate": 16_000}, "pitch": name})
+    return datasets.Dataset.from_list(rows)
+
+
+@pytest.mark.parametrize("as_numbers", [False, True])
+def test_classes_of_utterances_are_probed(tmp_path, capsys, as_numbers):
+    splits = datasets.DatasetDict(train=pitches(30, 1), test=pitches(12, 2))
+    if as_numbers:
+        splits = splits.cast_column("pitch", datasets.ClassLabel(names=["low", "high"]))
+    splits.save_to_disk(str(tmp_path / "data"))
+    folder, output = save(tmp_path / "model", FAMILIES["birq"].build("pretraining")), tmp_path / "report.json"
+    command = ["probe", folder, str(tmp_path / "data"), "--class_column_name", "pitch", "--split_name", "train"]
+    assert main([*command, "--num_epochs", "20", "--output_file", str(output), "--device", "cpu"]) == 0
+    printed, report = capsys.readouterr().out, json.loads(output.read_text())
+    assert (report["data"]["training_examples"], report["data"]["test_examples"]) == (30, 12)
+    assert report["data"]["majority_target"] in ("low", "high") and report["data"]["targets"] == "classes"
+    assert all(layer["accuracy"] > 0.9 for layer in report["layers"])
+    assert report["labels"][0]["pnmi"] > report["labels"][0]["shuffled_pnmi"]
+    assert "classes, %" in printed and "30 utterances of 30 utterances" in printed
+
+
+@pytest.mark.parametrize("kind", ["birq", "fsq"])
+def test_without_phones_there_is_what_needs_none(tmp_path, capsys, kind):
+    """Effective ranks beside random weights, and the use of the labels."""
+    datasets.DatasetDict(test=pitches(12, 2)).save_to_disk(str(tmp_path / "data"))
+    config = FSQConfig(fsq_levels=[3, 5], fsq_hidden_size=16, fsq_num_hidden_layers=1)
+    model = FAMILIES["birq"].build("pretraining") if kind == "birq" else FSQModel(config)
+    folder, output = save(tmp_path / "model", model), tmp_path / "report.json"
+    command = ["probe", folder, str(tmp_path / "data"), "--output_file", str(output), "--device", "cpu"]
+    assert main(command) == 0
+    printed, report = capsys.readouterr().out, json.loads(output.read_text())
+    assert len(report["layers"]) == (4 if kind == "birq" else 0)
+    for layer in report["layers"]:
+        assert layer["effective_rank"] >= 1 and layer["random_effective_rank"] >= 1 and "accuracy" not in layer
+        assert f"{layer['effective_rank']:.1f} ({layer['random_effective_rank']:.1f})" in printed
+    for one in report["labels"]:
+        assert 1 <= one["perplexity"] <= one["num_labels"] <= one["codebook_size"]
+        assert (
+            1 / one["num_labels"] <= one["commonest_share"] <= 1 and one["num_frames"] == report["data"]["test_frames"]
+        )
+        assert f"| {one['name']} " in printed and "pnmi" not in one
+    assert len(report["labels"]) == 1 and "phones, %" not in printed
+    assert ("--class_column_name" in printed) == (kind == "birq")
+
+
+def test_label_use_is_counted_over_all_frames(tmp_path, tone_folder):
+    encoder = load_encoder(save(tmp_path, FAMILIES["birq"].build("pretraining")), device="cpu")
+    test, train = readers(str(tone_folder / "in_time"))
+    [entry] = Measurement(test, train, 1)(encoder)["labels"]
+    with torch.inference_mode():
+        labels = torch.cat(
+            [one.encoded.labels["anchor"] for one in test.encode(encoder, number_targets(train, test), "")]
+        )
+    shares = labels.bincount() / len(labels)
+    assert entry["commonest_share"] == pytest.approx(float(shares.max()))
+    assert entry["perplexity"] == pytest.approx(float(torch.special.entr(shares).sum().exp()), rel=1e-4)
 
 
 def test_what_cannot_be_probed_is_said_in_one_line(tone_folder, tmp_path, capsys):
@@ -232,9 +300,12 @@ def test_what_cannot_be_probed_is_said_in_one_line(tone_folder, tmp_path, capsys
         ([folder, in_time, "--phone_column_name", "segments"], '{"phone": name, "start": seconds, "end": seconds}'),
         ([folder, variant("text", lambda column: ["ae b"] * len(column))], "holds no phones with their times but 'ae"),
         ([folder, variant("empty", lambda column: [[]] * len(column))], "is empty"),
-        ([folder, variant("other", renamed, splits=("test",))], "share no phone: tone 0, tone 1"),
+        ([folder, variant("other", renamed, splits=("test",))], "share no phones: tone 0, tone 1"),
         ([folder, variant("ms", milliseconds)], "check the times, in seconds"),
         ([folder, variant("few", lambda column: [row[:1] for row in column]), "--max_samples", "3"], "more audio"),
+        ([folder, in_time, "--phone_column_name", "a", "--class_column_name", "b"], "not both"),
+        ([folder, in_time, "--class_column_name", "speaker"], "no column 'speaker'"),
+        ([folder, in_time, "--class_column_name", "phones"], "not one class for each utterance"),
         ([folder, in_time, "--test_split_name", "dev"], "no split 'dev'"),
         ([folder, in_time, "--test_split_name", "train"], "name another"),
         ([folder, in_time, "--num_epochs", "0"], "num_epochs must be at least 1"),

@@ -1,6 +1,6 @@
 """What one linear layer can read from frozen frames: multinomial logistic regressions, one per layer of an encoder.
 
-Shape letters: L layers, n frames, D features of a layer, P phones.
+Shape letters: L layers, n frames, D features of a layer, P targets.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ LARGEST_BATCH = 256  # frames
 LEAST_UPDATES = 64  # in a pass: few frames come in smaller batches
 LEARNING_RATE = 3e-2  # of Adam at the first update, falling linearly to 0
 LEAST_VARIANCE = 1e-3  # of a direction, to which the others' steps are matched; standardized features have 1
-MIN_FRAMES_PER_PHONE = 10  # on average, to fit a probe at all
 
 _ROWS_PER_BLOCK = 8192
 
@@ -33,29 +32,31 @@ class LinearProbes:
 
     Args:
         features: (n, D) of each layer, float16 or float32 on any device; D may differ between layers.
-        targets: (n,) int64 in [0, num_phones).
-        num_phones: outputs of every probe.
+        targets: (n,) int64 in [0, num_targets).
+        num_targets: outputs of every probe, what it can name.
         num_epochs: passes over the frames.
         seed: of the order.
         device: where to compute; the features may stay on another one.
         on_epoch: called after every pass.
+        min_examples: of each target on average, to fit a probe at all.
 
     Raises:
-        ValueError: no layers, layers of different lengths, targets out of range, fewer than two phones, fewer frames
-            than `MIN_FRAMES_PER_PHONE` for each of the phones that occur, or no epoch.
+        ValueError: no layers, layers of different lengths, targets out of range, fewer than two targets, fewer
+            examples than `min_examples` for each of the targets that occur, or no epoch.
     """
 
     def __init__(
         self,
         features: Sequence[torch.Tensor],
         targets: torch.Tensor,
-        num_phones: int,
+        num_targets: int,
         num_epochs: int = 10,
         seed: int = 0,
         device: torch.device | str = "cpu",
         on_epoch: Callable[[], object] = lambda: None,
+        min_examples: int = 10,
     ):
-        _check(features, targets, num_phones, num_epochs)
+        _check(features, targets, num_targets, num_epochs, min_examples)
         self.device = torch.device(device)
         self.means, self.scales, self.weights, self.biases = [], [], [], []
         directions = []
@@ -64,8 +65,8 @@ class LinearProbes:
             self.means.append(mean)
             self.scales.append(scale)
             directions.append(axes)
-            self.weights.append(torch.zeros(frames.shape[1], num_phones, device=self.device))
-            self.biases.append(torch.zeros(num_phones, device=self.device))
+            self.weights.append(torch.zeros(frames.shape[1], num_targets, device=self.device))
+            self.biases.append(torch.zeros(num_targets, device=self.device))
         self._fit(features, directions, targets, num_epochs, torch.Generator().manual_seed(seed), on_epoch)
 
     @torch.enable_grad()
@@ -87,11 +88,11 @@ class LinearProbes:
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: 1 - update / num_updates)
         for _ in range(num_epochs):
             for batch in torch.randperm(len(targets), generator=generator).split(batch_frames):
-                phones = targets[batch].to(self.device)
+                wanted = targets[batch].to(self.device)
                 self.weights = [axes @ weight for axes, weight in zip(directions, along, strict=True)]
                 scores = self.scores([frames[batch.to(frames.device)] for frames in features])
                 # Each term has weights of its own: the sum fits every layer as if it were alone.
-                losses = [F.cross_entropy(of_layer, phones) for of_layer in scores]
+                losses = [F.cross_entropy(of_layer, wanted) for of_layer in scores]
                 losses += [weight.square().sum() / (2 * len(targets)) for weight in self.weights]
                 optimizer.zero_grad()
                 torch.stack(losses).sum().backward()
@@ -111,7 +112,7 @@ class LinearProbes:
         ]
 
     def predict(self, features: Sequence[torch.Tensor]) -> NDArray[np.int64]:
-        """The phone that each layer's probe names: (n, D) of each layer -> (L, n)."""
+        """The target that each layer's probe names: (n, D) of each layer -> (L, n)."""
         return np.stack([scores.argmax(-1).cpu().numpy() for scores in self.scores(features)])
 
 
@@ -131,7 +132,9 @@ def _principal_directions(
     return mean.to(device), scale.to(device), axes.float().to(device)
 
 
-def _check(features: Sequence[torch.Tensor], targets: torch.Tensor, num_phones: int, num_epochs: int) -> None:
+def _check(
+    features: Sequence[torch.Tensor], targets: torch.Tensor, num_targets: int, num_epochs: int, min_examples: int
+) -> None:
     lengths = {len(frames) for frames in features}
     if lengths != {len(targets)}:
         raise ValueError(
@@ -141,10 +144,10 @@ def _check(features: Sequence[torch.Tensor], targets: torch.Tensor, num_phones: 
     if num_epochs < 1:
         raise ValueError(f"num_epochs must be at least 1, got {num_epochs}.")
     seen = len(targets.unique())
-    if seen < 2 or len(targets) < MIN_FRAMES_PER_PHONE * seen:
+    if seen < 2 or len(targets) < min_examples * seen:
         raise ValueError(
-            f"A linear probe needs frames of at least two phones, and {MIN_FRAMES_PER_PHONE} frames a phone on "
-            f"average; got {len(targets)} frames of {seen} phones to train on. Give more audio."
+            f"A linear probe needs examples of at least two targets, and {min_examples} of each on average; got "
+            f"{len(targets)} examples of {seen} targets to train on. Give more audio."
         )
-    if int(targets.min()) < 0 or int(targets.max()) >= num_phones:
-        raise ValueError(f"Targets must lie in [0, {num_phones}), got {int(targets.min())} to {int(targets.max())}.")
+    if int(targets.min()) < 0 or int(targets.max()) >= num_targets:
+        raise ValueError(f"Targets must lie in [0, {num_targets}), got {int(targets.min())} to {int(targets.max())}.")

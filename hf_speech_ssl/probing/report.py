@@ -13,15 +13,7 @@ _FEW_CODES = 0.1  # of the perplexity before training: below it a layer's codes 
 
 def remarks(layers: list[dict[str, Any]], data: dict[str, Any], has_labels: bool) -> list[str]:
     """What a reader should not miss in a report, a sentence each."""
-    found = []
-    best = max(layers[1:] or layers, key=lambda layer: layer["accuracy"])
-    found.append(
-        f"Best: {best['what']}, {_percent(best['accuracy'], best['accuracy_interval'])} %; "
-        f"{_points(best['gain'], best['gain_interval'])} points to the same layer with random weights, "
-        f"{_points(best['accuracy'] - layers[0]['accuracy'])} to layer 0."
-    )
-    if best["gain_interval"][0] is not None and best["gain_interval"][0] <= 0:
-        found.append("Its gain is not beyond its interval: as far as this data tells, training brought no phones.")
+    found = [] if data.get("majority_target") is None else _about_gain(layers)
     collapsed = [layer["what"] for layer in layers[1:] if _is_collapsed(layer)]
     if collapsed:
         found.append(f"Collapsed, nearly all frames alike: {', '.join(collapsed)}.")
@@ -29,17 +21,36 @@ def remarks(layers: list[dict[str, Any]], data: dict[str, Any], has_labels: bool
         layer for layer in layers[1:] if layer["code_perplexity"] < _FEW_CODES * layer["random_code_perplexity"]
     ]
     if few_codes:
-        said = ", ".join(f"{layer['what']} ({layer['code_perplexity']:.1f})" for layer in few_codes)
-        found.append(f"Few codes in use, by their perplexity: {said}. Labels from there would teach little.")
-    if data["frames_of_unseen_phones"]:
+        named = ", ".join(f"{layer['what']} ({layer['code_perplexity']:.1f})" for layer in few_codes)
+        found.append(f"Few codes in use, by their perplexity: {named}. Labels from there would teach little.")
+    if unseen := data.get("examples_of_unseen_targets"):
         found.append(
-            f"{data['frames_of_unseen_phones']:,} test frames are of phones that training did not have: they count as "
+            f"{unseen:,} test {data['examples']} are of {data['targets']} that training did not have: they count as "
             "wrong."
         )
-    if data["training_frames_left_out"]:
-        found.append("There were more training frames than the limit has room for: those beyond it were left out.")
+    if data.get("training_examples_left_out"):
+        found.append(
+            f"There were more training {data['examples']} than the limit has room for: those beyond it were left out."
+        )
+    if not data["targets"]:
+        found.append(
+            "Nothing says what is in the audio: name a column with phones (--phone_column_name) or with the class of "
+            "each utterance (--class_column_name) for the accuracy of linear probes."
+        )
     if not has_labels:
         found.append("The checkpoint holds no pretraining labels (no pretraining head), so none are rated.")
+    return found
+
+
+def _about_gain(layers: list[dict[str, Any]]) -> list[str]:
+    best = max(layers[1:] or layers, key=lambda layer: layer["accuracy"])
+    found = [
+        f"Best: {best['what']}, {_percent(best['accuracy'], best['accuracy_interval'])} %; "
+        f"{_points(best['gain'], best['gain_interval'])} points to the same layer with random weights, "
+        f"{_points(best['accuracy'] - layers[0]['accuracy'])} to layer 0."
+    ]
+    if best["gain_interval"][0] is not None and best["gain_interval"][0] <= 0:
+        found.append("Its gain is not beyond its interval: as far as this data tells, training brought nothing.")
     return found
 
 
@@ -51,76 +62,100 @@ def _is_collapsed(layer: dict[str, Any]) -> bool:
 def as_text(report: dict[str, Any]) -> str:
     """A report of [`hf_speech_ssl.commands.probe`] as Markdown."""
     data, layers, labels = report["data"], report["layers"], report["labels"]
+    targets, examples = data["targets"], data["examples"]
     lines = [f"# {report['model']} on {report['dataset']}", ""]
-    if layers:
+    if layers and targets:
         lines.append(
-            f"Linear probes, frozen encoder: {data['training_frames']:,} frames of {data['training_utterances']:,} "
-            f"utterances ({report['split']})."
+            f"Linear probes, frozen encoder: {data['training_examples']:,} {examples} of "
+            f"{data['training_utterances']:,} utterances ({report['split']})."
         )
-    lines.append(
-        f"Measured on {data['test_frames']:,} frames of {data['test_utterances']:,} utterances "
-        f"({report['test_split']}) in {data['phones']} phones."
-    )
+    if targets:
+        lines.append(
+            f"Measured on {data['test_examples']:,} {examples} of {data['test_utterances']:,} utterances "
+            f"({report['test_split']}) in {data['num_targets']} {targets}."
+        )
+    else:
+        lines.append(
+            f"Measured on {data['test_frames']:,} frames of {data['test_utterances']:,} utterances "
+            f"({report['test_split']})."
+        )
     if data["skipped_files"]:
         lines.append(f"{data['skipped_files']} of its files could not be used.")
     if layers:
-        lines.append(
-            f"Always naming {data['majority_phone']}, the commonest: {_percent(data['majority_accuracy'])} %."
-        )
-        lines += ["", *_layer_table(layers), "", *_layer_notes(report["codes"])]
+        if targets:
+            lines.append(
+                f"Always naming {data['majority_target']}, the commonest: {_percent(data['majority_accuracy'])} %."
+            )
+        lines += ["", *_layer_table(layers, targets), "", *_layer_notes(report["codes"], targets, examples)]
     if labels:
-        lines += ["", *_label_table(labels), "", *_LABEL_NOTES]
+        lines += ["", *_label_table(labels, targets), "", *(_QUALITY_NOTES if targets else _USE_NOTES)]
     return "\n".join([*lines, "", *report["remarks"]]).rstrip()
 
 
-def _layer_table(layers: list[dict[str, Any]]) -> list[str]:
-    head = ["layer", "phones, %", "random", "gain", "effective rank", "mean cosine", "codes used, %", "perplexity"]
+def _layer_table(layers: list[dict[str, Any]], targets: str) -> list[str]:
     measures = (("effective_rank", 1, 1), ("mean_cosine", 2, 1), ("code_usage", 1, 100), ("code_perplexity", 1, 1))
-    rows = [
-        [
-            f"{layer['layer']} ({layer['what']})" if layer["layer"] == 0 else str(layer["layer"]),
-            _percent(layer["accuracy"], layer["accuracy_interval"]),
-            _percent(layer["random_accuracy"]),
-            _points(layer["gain"], layer["gain_interval"]),
-            *(
-                f"{layer[name] * scale:.{digits}f} ({layer['random_' + name] * scale:.{digits}f})"
-                for name, digits, scale in measures
-            ),
+    head = ["layer", *([f"{targets}, %", "random", "gain"] if targets else [])]
+    head += ["effective rank", "mean cosine", "codes used, %", "perplexity"]
+    rows = []
+    for layer in layers:
+        row = [f"{layer['layer']} ({layer['what']})" if layer["layer"] == 0 else str(layer["layer"])]
+        if targets:
+            row += [
+                _percent(layer["accuracy"], layer["accuracy_interval"]),
+                _percent(layer["random_accuracy"]),
+                _points(layer["gain"], layer["gain_interval"]),
+            ]
+        row += [
+            f"{layer[name] * scale:.{digits}f} ({layer['random_' + name] * scale:.{digits}f})"
+            for name, digits, scale in measures
         ]
-        for layer in layers
-    ]
+        rows.append(row)
     return markdown_table(head, rows)
 
 
-def _layer_notes(codes: str) -> list[str]:
+def _layer_notes(codes: str, targets: str, examples: str) -> list[str]:
+    of_probes = {
+        "": ["In brackets: the same encoder with random weights."],
+        "phones": [
+            "Phones: share of the test frames in a phone whose phone the layer's probe names, ± half of a 95 %",
+            "bootstrap interval over utterances. Random and in brackets: the same encoder with random weights.",
+        ],
+        "classes": [
+            "Classes: share of the test utterances whose class a probe names from the mean of the layer's frames, ±",
+            "half of a 95 % bootstrap interval. Random and in brackets: the same encoder with random weights.",
+        ],
+    }[targets]
     return [
-        "Phones: share of the test frames that lie in a phone whose phone the layer's probe names, ± half of a 95 %",
-        "bootstrap interval over utterances. Random and in brackets: the same encoder with random weights.",
+        *of_probes,
         "Effective rank: directions that the frames fill. Mean cosine: 1 if all frames point the same way.",
         f"Codes: {codes}. Perplexity 1 is one code for all frames.",
     ]
 
 
-_LABEL_NOTES = [
+_USE_NOTES = [
+    "Perplexity: how many labels would be in use if all were as frequent. Commonest: the share of frames that have",
+    "the most frequent label, which a model reaches that has learned nothing.",
+]
+_QUALITY_NOTES = [
+    *_USE_NOTES,
     "Purity and PNMI rise with the number of labels in use, whatever the labels know. In brackets: the same labels",
     "dealt out to the frames at random. What labels know is what they score above that.",
 ]
 
 
-def _label_table(labels: list[dict[str, Any]]) -> list[str]:
-    head = ["labels", "phone purity", "PNMI", "cluster purity", "in use", "frames a label"]
-    rows = [
-        [
-            one["name"],
-            *(
-                f"{one[name]:.3f} ({one['shuffled_' + name]:.3f})"
-                for name in ("phone_purity", "pnmi", "cluster_purity")
-            ),
-            f"{one['num_labels']:,} of {one['codebook_size']:,}",
-            f"{one['num_frames'] / one['num_labels']:.1f}",
+def _label_table(labels: list[dict[str, Any]], targets: str) -> list[str]:
+    head = ["labels", *(["purity", "PNMI", "cluster purity"] if targets else [])]
+    head += ["in use", "perplexity", "commonest, %", "frames a label"]
+    rows = []
+    for one in labels:
+        quality = [
+            f"{one[name]:.3f} ({one['shuffled_' + name]:.3f})"
+            for name in ("phone_purity", "pnmi", "cluster_purity")
+            if targets
         ]
-        for one in labels
-    ]
+        use = [f"{one['num_labels']:,} of {one['codebook_size']:,}", f"{one['perplexity']:.1f}"]
+        use += [_percent(one["commonest_share"]), f"{one['num_frames'] / one['num_labels']:.1f}"]
+        rows.append([one["name"], *quality, *use])
     return markdown_table(head, rows)
 
 
