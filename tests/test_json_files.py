@@ -64,7 +64,7 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
 def test_a_named_pipe_stays_one(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     got = []
-    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()))
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()), daemon=True)
     reader.start()
     write_json(tmp_path / "pipe", {"x": 1})
     reader.join(timeout=10)
