@@ -4,7 +4,8 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_conformer import ConformerConfig
+from .configuration_quantizer import QuantizerConfig
+from .masking import expected_masked_share
 
 # Sizes of the published configurations; everything else is the default of the fields below. C1 to C3 are the
 # paper's (Jiang et al., arXiv 2509.15430, section 4), which counts 137 M, 155 M and 275 M parameters for them.
@@ -44,16 +45,13 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 
 @strict
-class BiRQConfig(ConformerConfig):
+class BiRQConfig(QuantizerConfig):
     r"""
-    Configuration of BiRQ (Jiang et al., arXiv 2509.15430), the encoder's fields being those of [`ConformerConfig`].
-    The defaults are `birq-base`: 12 blocks of width 512. [`BiRQConfig.from_preset`] gives the published sizes.
+    Configuration of BiRQ (Jiang et al., arXiv 2509.15430). The encoder's fields are those of [`ConformerConfig`], the
+    anchor labels' those of [`QuantizerConfig`]. The defaults are `birq-base`: 12 blocks of width 512, and everything
+    else as in the paper. [`BiRQConfig.from_preset`] gives the published sizes.
 
     Args:
-        codebook_size (`int`, defaults to 8192): Entries of each random codebook, N.
-        codebook_dim (`int`, defaults to 16): Dimension of an entry, d_c.
-        num_codebooks (`int`, defaults to 1): Independent codebooks, each with its own projections and prediction head;
-            their losses are averaged.
         label_layer (`int`, *optional*): The block k, counted from 1, whose output makes the enhanced labels. By
             default the whole part of 0.7 times the number of blocks, the paper's choice.
         gumbel_temperature (`float`, defaults to 0.5): Temperature tau of the enhanced labels' Gumbel-softmax.
@@ -61,11 +59,12 @@ class BiRQConfig(ConformerConfig):
             BEST-RQ, and then no clean pass is made.
         anchor_loss_weight (`float`, defaults to 2.4): w2, weight of the loss against the anchor labels.
         detach_enhanced_labels (`bool`, defaults to `False`): Whether to stop the gradient through the enhanced labels.
+        unmasked_loss_weight (`float`, defaults to 0): Weight of the loss against the anchor labels of the frames that
+            are not masked, relative to that of the masked ones; 1 weights both means alike. BiRQ and BEST-RQ have 0.
         mask_start_prob (`float`, defaults to 0.02): Probability that a frame starts a masked span. With spans of 20
             frames that may overlap, 1 - 0.98^20 = 33 % of the frames of a long utterance are hidden.
         mask_length (`int`, defaults to 20): Length of a span in encoder frames (400 ms at 20 ms).
         mask_noise_std (`float`, defaults to 0.1): Standard deviation of the noise that replaces masked frames.
-        quantizer_seed (`int`, defaults to 0): Seed of the random projections and codebooks.
     """
 
     model_type = "birq"
@@ -77,29 +76,34 @@ class BiRQConfig(ConformerConfig):
     }
     _presets = _PRESETS
 
-    codebook_size: int = 8192
-    codebook_dim: int = 16
-    num_codebooks: int = 1
     label_layer: int | None = None
     gumbel_temperature: float | int = 0.5
     enhanced_loss_weight: float | int = 0.1
     anchor_loss_weight: float | int = 2.4
     detach_enhanced_labels: bool = False
+    unmasked_loss_weight: float | int = 0.0
     mask_start_prob: float | int = 0.02
     mask_length: int = 20
     mask_noise_std: float | int = 0.1
-    quantizer_seed: int = 0
 
     @property
     def enhanced_label_layer(self) -> int:
         """The block whose output makes the enhanced labels: `label_layer`, or what its absence stands for."""
         return max(1, 7 * self.num_hidden_layers // 10) if self.label_layer is None else self.label_layer
 
+    @property
+    def unmasked_frame_weight(self) -> float:
+        """Weight of an unmasked frame in the loss, relative to a masked one: so that `unmasked_loss_weight` is that of
+        the means, whatever share of the frames is masked."""
+        if not self.unmasked_loss_weight:
+            return 0.0
+        share = expected_masked_share(10 * self.mask_length, self.mask_start_prob, self.mask_length)
+        return self.unmasked_loss_weight * share / (1 - share)
+
     def validate_labels(self) -> None:
         """Refuse label settings that the loss could not use."""
-        for name in ("codebook_size", "codebook_dim", "num_codebooks", "mask_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.mask_length < 1:
+            raise ValueError(f"mask_length must be at least 1, got {self.mask_length}.")
         if self.label_layer is not None and not 1 <= self.label_layer <= self.num_hidden_layers:
             raise ValueError(
                 f"label_layer counts blocks from 1 and must be at most num_hidden_layers = {self.num_hidden_layers}, "
@@ -109,11 +113,9 @@ class BiRQConfig(ConformerConfig):
             raise ValueError(f"gumbel_temperature must be above 0, got {self.gumbel_temperature}.")
         if self.mask_noise_std < 0:
             raise ValueError(f"mask_noise_std must not be negative, got {self.mask_noise_std}.")
-        if self.enhanced_loss_weight < 0 or self.anchor_loss_weight < 0:
-            raise ValueError(
-                f"Loss weights must not be negative, got enhanced_loss_weight = {self.enhanced_loss_weight} and "
-                f"anchor_loss_weight = {self.anchor_loss_weight}."
-            )
+        for name in ("enhanced_loss_weight", "anchor_loss_weight", "unmasked_loss_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
 
 
 BiRQConfig.register_for_auto_class()

@@ -6,7 +6,8 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_conformer import SAMPLING_RATE, ConformerConfig
+from .configuration_conformer import SAMPLING_RATE
+from .configuration_quantizer import QuantizerConfig
 from .finite_scalars import check_levels
 
 # Published sizes (Tang and Tseng, arXiv 2509.15579, section 4.1) and one for a laptop. The paper counts 79 M and 337 M
@@ -39,7 +40,7 @@ FULL_LOSS_LIMIT = 65_536  # entries; a softmax over more would cost more than th
 
 
 @strict
-class ChunkSSLConfig(ConformerConfig):
+class ChunkSSLConfig(QuantizerConfig):
     r"""
     Configuration of Chunk SSL (Tang and Tseng, arXiv 2509.15579), the encoder's fields being those of
     [`ConformerConfig`]. The defaults are `chunkssl-base`; [`ChunkSSLConfig.from_preset`] gives the published sizes.
@@ -59,13 +60,13 @@ class ChunkSSLConfig(ConformerConfig):
         streaming_prob (`float`, defaults to 0.5): Share of fine-tuning steps that are streaming; the others are
             offline. The paper alternates; a draw needs no memory of the step before.
         label_kind (`str`, defaults to `"fsq"`): `"fsq"`: labels of a trained finite scalar quantizer;
-            `"random_projection"`: the labels of BEST-RQ.
+            `"random_projection"`: those of projections and codebooks, random or learned, by the fields of
+            [`QuantizerConfig`].
         loss_kind (`str`, defaults to `"group"`): `"group"`: one softmax per channel of the quantizer, losses added;
             `"full"`: one softmax over all combinations, for codebooks of up to 65,536 entries.
         fsq_levels (`list[int]`): Levels of each channel of the tokenizer.
         fsq_hidden_size (`int`, defaults to 512): Width of the tokenizer.
         fsq_num_hidden_layers (`int`, defaults to 12): Layers of the tokenizer's encoder.
-        codebook_size, codebook_dim, num_codebooks, quantizer_seed: The random-projection quantizer, as in BiRQ.
     """
 
     model_type = "chunkssl"
@@ -89,10 +90,6 @@ class ChunkSSLConfig(ConformerConfig):
     fsq_levels: list[int] = dataclasses.field(default_factory=lambda: [5] * 5 + [3] * 7)
     fsq_hidden_size: int = 512
     fsq_num_hidden_layers: int = 12
-    codebook_size: int = 8192
-    codebook_dim: int = 16
-    num_codebooks: int = 1
-    quantizer_seed: int = 0
 
     @property
     def label_sizes(self) -> list[int]:
@@ -139,7 +136,7 @@ class ChunkSSLConfig(ConformerConfig):
         if self.loss_kind not in ("group", "full"):
             raise ValueError(f'loss_kind must be "group" or "full", got "{self.loss_kind}".')
         check_levels(self.fsq_levels)
-        for name in ("fsq_hidden_size", "fsq_num_hidden_layers", "codebook_size", "codebook_dim", "num_codebooks"):
+        for name in ("fsq_hidden_size", "fsq_num_hidden_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.loss_kind == "full" and max(self.label_sizes) > FULL_LOSS_LIMIT:

@@ -14,7 +14,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_birq import BiRQConfig
-from .label_statistics import label_statistics
+from .label_statistics import LabelUse, label_statistics, named
+from .learned_quantization import build_quantizer
 from .masking import FixedDraws, draw_span_mask
 from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
 from .modeling_ctc import ConformerForCTC
@@ -22,8 +23,7 @@ from .modeling_pretraining import MaskedPredictionModel
 from .modeling_speech_ssl import normalize_over_frames
 from .quantization import FrameLabels, RandomProjectionQuantizer
 
-_ONLY_FOR_PRETRAINING = [r"^quantizer\.", r"^prediction_head\."]
-_ROWS_PER_BLOCK = 512  # of scores against a whole codebook, held at once
+_ONLY_FOR_PRETRAINING = [r"^quantizer\.", r"^\w+_use\.", r"^prediction_head\."]
 
 
 @dataclass
@@ -40,8 +40,13 @@ class BiRQForPreTrainingOutput(ModelOutput):
         codebook_perplexity: exponential of the entropy of the anchor labels' frequencies.
         enhanced_perplexity: the same of the enhanced labels' mean distribution.
         enhanced_confidence: mean of the largest weight in an enhanced label.
-        logits: (n, C, N) at the masked frames, in the order of `mask_time_indices`; (B * T, C, N) at all frames where
-            the model is compiled or exported in evaluation mode.
+        unmasked_loss: cross-entropy against the anchor labels of the frames that are not masked, as it is added to
+            `anchor_loss`; `None` without.
+        anchor_labels_used, anchor_label_perplexity, anchor_top_label_share, anchor_label_loudness: of the anchor
+            labels over many updates, in training; see [`LabelUse`].
+        enhanced_labels_used and so on: the same of the likeliest enhanced labels.
+        logits: (n, C, N) at the masked frames, in the order of `mask_time_indices`; at all real frames with
+            `unmasked_loss_weight`, and at all B * T where the model is compiled or exported in evaluation mode.
         hidden_states, attentions: of the masked pass, as the encoder returns them.
     """
 
@@ -54,6 +59,15 @@ class BiRQForPreTrainingOutput(ModelOutput):
     codebook_perplexity: torch.Tensor | None = None
     enhanced_perplexity: torch.Tensor | None = None
     enhanced_confidence: torch.Tensor | None = None
+    unmasked_loss: torch.Tensor | None = None
+    anchor_labels_used: torch.Tensor | None = None
+    anchor_label_perplexity: torch.Tensor | None = None
+    anchor_top_label_share: torch.Tensor | None = None
+    anchor_label_loudness: torch.Tensor | None = None
+    enhanced_labels_used: torch.Tensor | None = None
+    enhanced_label_perplexity: torch.Tensor | None = None
+    enhanced_top_label_share: torch.Tensor | None = None
+    enhanced_label_loudness: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
@@ -67,7 +81,7 @@ class BiRQPreTrainedModel(ConformerPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, RandomProjectionQuantizer):
+        if isinstance(module, (RandomProjectionQuantizer, LabelUse)):
             module.reset()
 
 
@@ -100,19 +114,15 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
     `enhanced_perplexity`, and set `detach_enhanced_labels` where it falls towards 1.
     """
 
-    _keep_in_fp32_modules_strict = ["quantizer"]
+    _keep_in_fp32_modules_strict = ["quantizer", "anchor_use"]
 
     def __init__(self, config: BiRQConfig):
         super().__init__(config)
         self.encoder = BiRQModel(config)
-        self.quantizer = RandomProjectionQuantizer(
-            config.stacked_size,
-            config.codebook_size,
-            config.codebook_dim,
-            config.num_codebooks,
-            seed=config.quantizer_seed,
-            soft_input_dim=config.hidden_size,
-        )
+        self.quantizer = build_quantizer(config, soft_input_dim=config.hidden_size)
+        self.anchor_use = LabelUse(config.num_codebooks, config.codebook_size)
+        if config.enhanced_loss_weight:
+            self.enhanced_use = LabelUse(config.num_codebooks, config.codebook_size)
         self.prediction_head = nn.Linear(config.hidden_size, config.num_codebooks * config.codebook_size)
         self.post_init()
 
@@ -144,10 +154,12 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
             masked = draw_span_mask(real, self.config.mask_start_prob, self.config.mask_length, draws)
         else:
             masked = self.check_mask(mask_time_indices, real)
-        self.teach(self.quantizer, stacked, real)
-        rows = self.predicted_rows(masked)  # (n,), the masked frames among the B * T
-        weights = masked.flatten()[rows].float()  # 1, but for what a graph of static shapes predicts in vain
-        anchors = self.quantizer.labels(stacked.flatten(0, 1)[rows])  # (n, C)
+        frames = self.label_frames(stacked, frame_mask)
+        if self.training and self.quantizer.learns:
+            self.teach(self.quantizer, frames, real)
+        rows = self.predicted_rows(real if self.config.unmasked_loss_weight else masked)  # (n,), among the B * T
+        weights = masked.flatten()[rows].float()  # (n,), 1 where a frame is masked
+        anchors = self.quantizer.labels(frames.flatten(0, 1)[rows])  # (n, C)
         wants = self.wants(output_hidden_states, output_attentions)
         masked_input = self.replace_by_noise(stacked, masked, draws)
         masked_pass, label_states = self.encode(stacked, masked_input, frame_mask, wants)
@@ -158,17 +170,27 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
         log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
         count = masked.sum()
         terms = count.clamp_min(1) * self.config.num_codebooks
-        hits = (logits.argmax(-1) == anchors) * weights[:, None]
-        anchor_loss = -(log_probs.gather(-1, anchors[..., None]) * weights[:, None, None]).sum() / terms
+        anchor_terms = -log_probs.gather(-1, anchors[..., None])[..., 0]  # (n, C)
+        anchor_loss = (anchor_terms * weights[:, None]).sum() / terms
         loss = self.config.anchor_loss_weight * anchor_loss
+        hits = (logits.argmax(-1) == anchors) * weights[:, None]
         diagnostics = label_statistics(anchors, self.config.codebook_size, weights)
+        loud = stacked.flatten(0, 1)[rows]
+        diagnostics |= named("anchor", self.describe_use(self.anchor_use, anchors, loud, weights))
+        if self.config.unmasked_loss_weight:
+            others = (real & ~masked).flatten()[rows].float() * self.config.unmasked_frame_weight
+            unmasked_loss = (anchor_terms * others[:, None]).sum() / terms
+            loss = loss + self.config.anchor_loss_weight * unmasked_loss
+            diagnostics["unmasked_loss"] = unmasked_loss.detach()
         if label_states is not None:
             states = normalize_over_frames(label_states, frame_mask).flatten(0, 1)[rows]
-            uniform = None if draws is None else draws.uniform_rows(rows, logits.shape)
-            labels = self.enhanced_labels(states, uniform)
+            fixed = () if draws is None else (draws.uniform_rows(rows, logits.shape),)
+            labels = self.enhanced_labels(states, *fixed)
             enhanced_loss = -((labels * log_probs).sum(-1) * weights[:, None]).sum() / terms
             loss = loss + self.config.enhanced_loss_weight * enhanced_loss
             diagnostics |= {"enhanced_loss": enhanced_loss.detach(), **describe_soft_labels(labels.detach(), weights)}
+            use = self.describe_use(self.enhanced_use, self.quantizer.likeliest(states), loud, weights)
+            diagnostics |= named("enhanced", use)
         return BiRQForPreTrainingOutput(
             loss=loss,
             num_masked_frames=count,
@@ -189,7 +211,8 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
     ) -> tuple[dict[str, FrameLabels], torch.Tensor]:
         """Anchor labels and, unless this is BEST-RQ, the likeliest enhanced labels, of every frame of a batch."""
         stacked, frame_mask = self.encoder.stack_frames(input_features, attention_mask)
-        made = {} if seeded_only and self.quantizer.learns else {"anchor": self.anchor_labels(stacked)}
+        learned = seeded_only and self.quantizer.learns
+        made = {} if learned else {"anchor": self.anchor_labels(stacked, frame_mask)}
         if self.config.enhanced_loss_weight and not seeded_only:
             projected = self.encoder.project(stacked)
             states = self.encoder.run_layers(projected, frame_mask, stop=self.config.enhanced_label_layer)
@@ -197,16 +220,16 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
         return made, self.real_frames(stacked, frame_mask)
 
     @torch.no_grad()
-    def anchor_labels(self, stacked: torch.Tensor) -> FrameLabels:
-        """Anchor labels of every frame: (B, T, stacked_size) -> ids (B, T, C)."""
-        ids = self.quantizer.labels(stacked.flatten(0, 1)).unflatten(0, stacked.shape[:2])
+    def anchor_labels(self, stacked: torch.Tensor, frame_mask: torch.Tensor | None) -> FrameLabels:
+        """Anchor labels of every frame: (B, T, stacked_size), (B, T) bool -> ids (B, T, C)."""
+        frames = self.label_frames(stacked, frame_mask).flatten(0, 1)
+        ids = self.quantizer.labels(frames).unflatten(0, stacked.shape[:2])
         return FrameLabels(ids, [self.config.codebook_size] * self.config.num_codebooks)
 
     @torch.no_grad()
     def hard_enhanced_labels(self, label_states: torch.Tensor, frame_mask: torch.Tensor | None) -> FrameLabels:
         """The likeliest enhanced label of every frame, without noise: a block's output (B, T, D) -> ids (B, T, C)."""
-        states = normalize_over_frames(label_states, frame_mask).flatten(0, 1).split(_ROWS_PER_BLOCK)
-        ids = torch.cat([self.quantizer.soft_scores(rows).argmax(-1) for rows in states])
+        ids = self.quantizer.likeliest(normalize_over_frames(label_states, frame_mask).flatten(0, 1))
         shape, sizes = label_states.shape[:2], [self.config.codebook_size] * self.config.num_codebooks
         return FrameLabels(ids.unflatten(0, shape), sizes)
 

@@ -4,6 +4,7 @@ Section numbers are those of Tang and Tseng, arXiv 2509.15579. Shape letters: B 
 frames, C frames per chunk, L frames of a chunk layout, D hidden size, n masked frames, R label channels.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,9 @@ from transformers.utils.generic import merge_with_config_defaults
 
 from .cache import ConformerCache
 from .configuration_chunkssl import ChunkSSLConfig
-from .label_statistics import distinct_counts, perplexity
+from .label_statistics import LabelUse, distinct_counts, perplexity
 from .layouts import ChunkLayout, StreamingLayout
+from .learned_quantization import build_quantizer
 from .masking import draw_chunk_mask
 from .modeling_conformer import (
     ConformerModel,
@@ -29,7 +31,8 @@ from .modeling_fsq import FSQModel, FSQTokenizer
 from .modeling_pretraining import MaskedPredictionModel
 from .quantization import FrameLabels, FrozenModule, RandomProjectionQuantizer
 
-_ONLY_FOR_PRETRAINING = [r"^quantizer\.", r"^tokenizer\.", r"^prediction_head\.", r"^mask_vector$"]
+_ONLY_FOR_PRETRAINING = [r"^quantizer\.", r"^\w+_use\.", r"^tokenizer\.", r"^prediction_head\.", r"^mask_vector$"]
+_MOST_COUNTED_LABELS = 65_537  # a prime, so that folding mixes the channels of a tokenizer
 
 
 @dataclass
@@ -43,6 +46,8 @@ class ChunkSSLForPreTrainingOutput(ModelOutput):
         frame_accuracy: share of masked frames whose channels are all hit.
         distinct_labels: share of the masked frames' labels that are different from each other.
         codebook_perplexity: exponential of the entropy of the labels' frequencies in the batch.
+        labels_used, label_perplexity, top_label_share, label_loudness: of the labels over many updates, in training;
+            see [`LabelUse`].
         chunk_duration_ms: duration of this step's chunks.
         logits: (n, sum of the channels' sizes) at the masked frames; at all copied frames where the model is compiled
             or exported in evaluation mode.
@@ -56,6 +61,10 @@ class ChunkSSLForPreTrainingOutput(ModelOutput):
     frame_accuracy: torch.Tensor | None = None
     distinct_labels: torch.Tensor | None = None
     codebook_perplexity: torch.Tensor | None = None
+    labels_used: torch.Tensor | None = None
+    label_perplexity: torch.Tensor | None = None
+    top_label_share: torch.Tensor | None = None
+    label_loudness: torch.Tensor | None = None
     chunk_duration_ms: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
@@ -70,7 +79,7 @@ class ChunkSSLPreTrainedModel(ConformerPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, RandomProjectionQuantizer):
+        if isinstance(module, (RandomProjectionQuantizer, LabelUse)):
             module.reset()
         elif isinstance(module, ChunkSSLForPreTraining):
             init.normal_(module.mask_vector, mean=0.0, std=self.config.initializer_range)
@@ -253,20 +262,16 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
     tokenizer_fields = ("num_mel_bins", "frame_stacking", "fsq_levels", "fsq_hidden_size", "fsq_num_hidden_layers")
 
     def __init__(self, config: ChunkSSLConfig):
-        self._keep_in_fp32_modules_strict = ["tokenizer" if config.label_kind == "fsq" else "quantizer"]
+        self._keep_in_fp32_modules_strict = ["label_use", "tokenizer" if config.label_kind == "fsq" else "quantizer"]
         super().__init__(config)
         self.encoder = ChunkSSLModel(config)
         self.mask_vector = nn.Parameter(torch.empty(config.hidden_size))
         if config.label_kind == "fsq":
             self.tokenizer: FrozenModule[FSQTokenizer] = FrozenModule(FSQTokenizer(config))
+            self.label_use = LabelUse(1, min(math.prod(config.fsq_levels), _MOST_COUNTED_LABELS))
         else:
-            self.quantizer = RandomProjectionQuantizer(
-                config.stacked_size,
-                config.codebook_size,
-                config.codebook_dim,
-                config.num_codebooks,
-                seed=config.quantizer_seed,
-            )
+            self.quantizer = build_quantizer(config)
+            self.label_use = LabelUse(config.num_codebooks, config.codebook_size)
         self.prediction_head = nn.Linear(config.hidden_size, sum(config.label_sizes))
         self.post_init()
 
@@ -321,8 +326,8 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
             masked = draw_chunk_mask(frame_mask, chunk_size, self.fixed_draws(stacked))
         else:
             masked = self.check_mask(mask_time_indices, frame_mask)
-        if self.config.label_kind == "random_projection":
-            self.teach(self.quantizer, stacked, frame_mask)
+        if self.training and self.config.label_kind == "random_projection" and self.quantizer.learns:
+            self.teach(self.quantizer, self.label_frames(stacked, frame_mask), frame_mask)
 
         copied = masked[:, chunk_size:]  # empty where one chunk holds every utterance
         rows = self.predicted_rows(copied)  # (n,)
@@ -337,10 +342,13 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
         wants = self.wants(output_hidden_states, output_attentions)
         masked_pass = self.encoder.record_layers(frames, layout=layout, return_dict=True, **wants)
         encoded = layout.extended_frames(masked_pass.last_hidden_state).flatten(0, 1)[rows]
-        predictions = self.predict(self.prediction_head(encoded), labels, copied.flatten()[rows].float())
+        weights = copied.flatten()[rows].float()
+        predictions = self.predict(self.prediction_head(encoded), labels, weights)
+        loud = stacked[:, chunk_size:].flatten(0, 1)[rows]
         states = masked_pass.hidden_states
         return ChunkSSLForPreTrainingOutput(
             **predictions,
+            **self.describe_use(self.label_use, self.counted_labels(labels), loud, weights),
             chunk_duration_ms=torch.tensor(1000.0 * chunk_size / self.config.frame_rate),
             hidden_states=states and tuple(h if h is None else layout.base_frames(h) for h in states),
             attentions=masked_pass.attentions,
@@ -387,11 +395,23 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
     def label(self, stacked: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
         """Labels of the unmasked frames: (B, T, stacked_size) -> (B, T, R) int64, below `label_sizes`."""
         if self.config.label_kind == "random_projection":
-            return self.quantizer.labels(stacked.flatten(0, 1)).unflatten(0, stacked.shape[:2])
+            frames = self.label_frames(stacked, frame_mask)
+            return self.quantizer.labels(frames.flatten(0, 1)).unflatten(0, stacked.shape[:2])
         digits = self.tokenizer(stacked, frame_mask)
         if self.config.loss_kind == "full":
             return self.tokenizer.module.quantizer.indices_from_digits(digits)[..., None]
         return digits
+
+    def counted_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """Labels (n, R) as their statistics count them: the channels of a tokenizer as one label, (n, 1).
+
+        Codebooks of millions of entries are folded into `_MOST_COUNTED_LABELS`: more entries than a window has frames.
+        """
+        if self.config.label_kind == "random_projection":
+            return labels
+        if self.config.loss_kind == "group":
+            labels = self.tokenizer.module.quantizer.indices_from_digits(labels)[:, None]
+        return labels % self.label_use.counts.shape[1]
 
     def predict(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """Group masked prediction loss (section 3.3) and diagnostics, one small softmax per channel.

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .label_statistics import LabelUse
 from .masking import FixedDraws
 from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
 from .quantization import FrameLabels, Quantizer
@@ -19,6 +20,17 @@ class MaskedPredictionModel(ConformerPreTrainedModel):
     """
 
     encoder: ConformerModel
+    _keys_to_ignore_on_load_missing = [r"^\w+_use\."]  # of checkpoints saved before there were statistics of label use
+
+    @property
+    def learned_buffers(self) -> set[str]:
+        """Names of the buffers that training may change: the labels' statistics, and quantizers that learn."""
+        changing = {
+            name
+            for name, module in self.named_children()
+            if isinstance(module, LabelUse) or getattr(module, "learns", False)
+        }
+        return {name for name, _ in self.named_buffers() if name.split(".")[0] in changing}
 
     def make_labels(
         self,
@@ -85,14 +97,28 @@ class MaskedPredictionModel(ConformerPreTrainedModel):
         asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         return {name: getattr(self.config, name, False) if value is None else value for name, value in asked.items()}
 
-    def teach(self, quantizer: Quantizer, stacked: torch.Tensor, frame_mask: torch.Tensor) -> None:
+    def label_frames(self, stacked: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+        """The frames that labels are made of: (B, T, I) -> (B, T, I), normalized as `label_normalization` says."""
+        if self.config.label_normalization == "none":
+            return stacked
+        real = self.real_frames(stacked, frame_mask)[..., None]
+        mean = (stacked * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1)
+        return stacked - mean
+
+    @torch.compiler.disable
+    def teach(self, quantizer: Quantizer, frames: torch.Tensor, frame_mask: torch.Tensor) -> None:
         """Let a quantizer that learns see a training step's frames, (B, T, I) and (B, T) bool.
 
         An update of the model begins with a forward pass that finds no gradient, because the optimizer's step is
         followed by `zero_grad`; later passes that find gradients are further accumulation steps of the same update.
         """
-        if not (quantizer.learns and self.training and torch.is_grad_enabled()):
-            return
-        if all(parameter.grad is None for parameter in self.parameters()):
-            quantizer.update()
-        quantizer.observe(stacked.flatten(0, 1), frame_mask.flatten().float())
+        if torch.is_grad_enabled():
+            if all(parameter.grad is None for parameter in self.parameters()):
+                quantizer.update()
+            quantizer.observe(frames.flatten(0, 1), frame_mask.flatten().float())
+
+    def describe_use(
+        self, use: LabelUse, labels: torch.Tensor, frames: torch.Tensor, weights: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Statistics of the labels (n, C) of frames (n, I) over many updates; nothing in evaluation."""
+        return use.observe(labels, frames.mean(-1), weights) if self.training else {}

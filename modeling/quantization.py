@@ -3,7 +3,6 @@
 Shape letters: B batch, T frames, n vectors, I input features, D codebook dimension, C codebooks, N entries.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -11,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
+
+from .float32_buffers import Float32Buffers
 
 _ROWS_PER_BLOCK = 512  # distances are compared in blocks of rows that stay in the cache
 
@@ -70,20 +71,6 @@ class Quantizer(Protocol):
     def update(self) -> None:
         """Count an update of the model that begins, and change whatever is due."""
         ...
-
-
-class Float32Buffers(nn.Module):
-    """A module whose buffers, and those of its parts, follow moves between devices but no casts between types."""
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True):  # type: ignore[no-untyped-def]
-        before = [(part, dict(part._buffers)) for part in self.modules()]
-        super()._apply(fn, recurse)
-        for part, buffers in before:
-            for name, buffer in buffers.items():
-                moved = part._buffers[name]
-                if buffer is not None and moved is not None and moved.dtype != buffer.dtype:
-                    part._buffers[name] = buffer.to(moved.device)
-        return self
 
 
 class FrozenModule(Float32Buffers, Generic[FrozenPart]):
@@ -182,9 +169,21 @@ class RandomProjectionQuantizer(Float32Buffers):
     def labels(self, vectors: torch.Tensor) -> torch.Tensor:
         """Hard labels: the entry nearest (L2) to the projected vector, both L2-normalized: (n, I) -> (n, C) int64."""
         with torch.autocast(vectors.device.type, enabled=False):
-            projected = F.normalize(torch.einsum("ni,cid->cnd", vectors.float(), self.projection), dim=-1)
-            entries = F.normalize(self.codebook, dim=-1)
-            return torch.stack([nearest_entry(*pair) for pair in zip(projected, entries, strict=True)], dim=-1)
+            return self.nearest(self.project(vectors.float()))
+
+    def project(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Vectors in the codebooks' space, not normalized: (n, I) -> (C, n, D)."""
+        return torch.einsum("ni,cid->cnd", vectors, self.projection)
+
+    def nearest(self, projected: torch.Tensor) -> torch.Tensor:
+        """The entry nearest to each projected vector, both L2-normalized: (C, n, D) -> (n, C) int64."""
+        projected, entries = F.normalize(projected, dim=-1), F.normalize(self.codebook, dim=-1)
+        return torch.stack([nearest_entry(*pair) for pair in zip(projected, entries, strict=True)], dim=-1)
+
+    @property
+    def soft_entries(self) -> torch.Tensor:
+        """The entries that soft labels are distances to, (C, N, D)."""
+        return self.codebook
 
     def soft_scores(self, vectors: torch.Tensor) -> torch.Tensor:
         """Minus the squared distances between projected vectors and entries, up to a constant per vector that no
@@ -194,9 +193,20 @@ class RandomProjectionQuantizer(Float32Buffers):
         would pick entries almost at random (it kept the nearest of 8192 in 0.5 % of draws, against 50 % as it is).
         """
         with torch.autocast(vectors.device.type, enabled=False):
-            projected = torch.einsum("ni,cid->cnd", vectors.float(), self.soft_projection)
-            norms = self.codebook.square().sum(-1)[:, None]  # (C, 1, N)
-            return torch.baddbmm(norms, projected, self.codebook.mT, beta=-1, alpha=2).transpose(0, 1)
+            projected = self.soft_project(vectors.float())
+            norms = self.soft_entries.square().sum(-1)[:, None]  # (C, 1, N)
+            return torch.baddbmm(norms, projected, self.soft_entries.mT, beta=-1, alpha=2).transpose(0, 1)
+
+    @torch.no_grad()
+    def likeliest(self, vectors: torch.Tensor) -> torch.Tensor:
+        """The entry with the highest soft score: (n, soft_input_dim) -> (n, C) int64."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            pairs = zip(self.soft_project(vectors.float()), self.soft_entries, strict=True)
+            return torch.stack([nearest_entry(*pair) for pair in pairs], dim=-1)
+
+    def soft_project(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Vectors that get soft labels, in the codebooks' space: (n, soft_input_dim) -> (C, n, D)."""
+        return torch.einsum("ni,cid->cnd", vectors, self.soft_projection)
 
 
 def nearest_entry(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:

@@ -207,7 +207,7 @@ def test_detached_gradient_is_that_of_constant_labels(batch, monkeypatch):
     gradients = []
     for detach in (True, False):
         model = build(detach_enhanced_labels=detach, enhanced_loss_weight=1.0)
-        monkeypatch.setattr(model, "enhanced_labels", lambda states, _: labels + 0.0 * states.sum())
+        monkeypatch.setattr(model, "enhanced_labels", lambda states: labels + 0.0 * states.sum())
         model(**batch).loss.backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():

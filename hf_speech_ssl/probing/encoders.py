@@ -140,7 +140,7 @@ class ConformerEncoder(SpeechEncoder):
         if not isinstance(self.labeler, BiRQForPreTraining):
             return super().layer_codes(index, frames)
         rows = frames[None]
-        made = self.labeler.hard_enhanced_labels(rows, None) if index else self.labeler.anchor_labels(rows)
+        made = self.labeler.hard_enhanced_labels(rows, None) if index else self.labeler.anchor_labels(rows, None)
         return made.ids[0]
 
     @property
