@@ -5,7 +5,6 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 
 from .configuration_quantizer import QuantizerConfig
-from .masking import expected_masked_share
 
 # Sizes of the published configurations; everything else is the default of the fields below. C1 to C3 are the
 # paper's (Jiang et al., arXiv 2509.15430, section 4), which counts 137 M, 155 M and 275 M parameters for them.
@@ -95,10 +94,8 @@ class BiRQConfig(QuantizerConfig):
     def unmasked_frame_weight(self) -> float:
         """Weight of an unmasked frame in the loss, relative to a masked one: so that `unmasked_loss_weight` is that of
         the means, whatever share of the frames is masked."""
-        if not self.unmasked_loss_weight:
-            return 0.0
-        share = expected_masked_share(10 * self.mask_length, self.mask_start_prob, self.mask_length)
-        return self.unmasked_loss_weight * share / (1 - share)
+        shown = (1 - self.mask_start_prob) ** self.mask_length  # share of a long utterance that is not masked
+        return self.unmasked_loss_weight * (1 - shown) / shown
 
     def validate_labels(self) -> None:
         """Refuse label settings that the loss could not use."""
