@@ -27,6 +27,7 @@ class LabelUse(Float32Buffers):
     squared_loudness: torch.Tensor
     last_window: torch.Tensor
 
+    learns = True  # as a quantizer does whose state changes in training: no mean over checkpoints, no fixed values
     names = ("labels_used", "label_perplexity", "top_label_share", "label_loudness")
 
     def __init__(self, num_codebooks: int, num_entries: int):

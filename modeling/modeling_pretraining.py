@@ -22,16 +22,6 @@ class MaskedPredictionModel(ConformerPreTrainedModel):
     encoder: ConformerModel
     _keys_to_ignore_on_load_missing = [r"^\w+_use\."]  # of checkpoints saved before there were statistics of label use
 
-    @property
-    def learned_buffers(self) -> set[str]:
-        """Names of the buffers that training may change: the labels' statistics, and quantizers that learn."""
-        changing = {
-            name
-            for name, module in self.named_children()
-            if isinstance(module, LabelUse) or getattr(module, "learns", False)
-        }
-        return {name for name, _ in self.named_buffers() if name.split(".")[0] in changing}
-
     def make_labels(
         self,
         input_features: torch.Tensor,

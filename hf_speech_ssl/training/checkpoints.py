@@ -13,6 +13,7 @@ that fails, a copy that is cut short) the checksums show.
 import errno
 import os
 import random
+import re
 import shutil
 import tempfile
 import zipfile
@@ -215,6 +216,9 @@ def load_weights(folder: Path, model: PreTrainedModel) -> None:
         ValueError: the checkpoint holds another model.
     """
     theirs, ours = load_file(folder / WEIGHTS_FILE), model.state_dict()
+    # Statistics that older checkpoints do not have begin anew.
+    optional = "|".join(model._keys_to_ignore_on_load_missing or ["$^"])
+    theirs |= {name: value for name, value in ours.items() if name not in theirs and re.search(optional, name)}
     shapes = [{name: list(tensor.shape) for name, tensor in tensors.items()} for tensors in (theirs, ours)]
     wrong = sorted(name for name in theirs.keys() | ours.keys() if shapes[0].get(name) != shapes[1].get(name))
     if wrong:
