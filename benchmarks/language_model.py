@@ -56,7 +56,7 @@ def write_language_models(folder: Path, num_sentences: int) -> dict[int, Path]:
 
 
 class Splits:
-    """What a model says about the validation and the test split, and their texts."""
+    """Log-probabilities of the validation and the test split, and their texts."""
 
     def __init__(self, model: Path, data: str):
         from hf_speech_ssl.data.reading import UtteranceReader
@@ -65,7 +65,7 @@ class Splits:
         from hf_speech_ssl.recognition.tuning import log_probabilities
 
         self.recognizer = Recognizer.from_pretrained(str(model), device="cpu")
-        self.said = {
+        self.log_probs = {
             split: log_probabilities(
                 self.recognizer, UtteranceReader(ReadingOptions("synthetic", data, split), "text")
             )
@@ -87,7 +87,7 @@ class Splits:
 
         trials = []
         for pair in itertools.product(weights, BONUSES):
-            trials.append(Trial(*pair, word_errors(search.reweighted(*pair), *self.said["validation"])))
+            trials.append(Trial(*pair, word_errors(search.reweighted(*pair), *self.log_probs["validation"])))
         best = choose(trials)
         return best.lm_weight, best.word_bonus
 
@@ -95,11 +95,11 @@ class Splits:
         """Word and character error rate on the test split, and how long decoding takes."""
         from hf_speech_ssl.recognition.tuning import word_errors
 
-        heard, texts = self.said["test"]
+        log_probs, texts = self.log_probs["test"]
         began = time.perf_counter()
-        errors = word_errors(decoder, heard, texts)
+        errors = word_errors(decoder, log_probs, texts)
         seconds = time.perf_counter() - began
-        audio = sum(one.shape[1] for one in heard) * self.recognizer.seconds_per_frame
+        audio = sum(one.shape[1] for one in log_probs) * self.recognizer.seconds_per_frame
         return {**vars(errors), "wer": errors.rate, "real_time_factor": seconds / audio}
 
 

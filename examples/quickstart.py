@@ -26,22 +26,8 @@ def run(title: str, script: str, *arguments: str) -> None:
     Raises:
         SystemExit: it failed; its own output says why.
     """
-    command = [
-        "accelerate",
-        "launch",
-        "--num_processes",
-        "1",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]
-    command += [script, *arguments]
-    print(f"\n== {title}\n$ {shlex.join(command)}\n", flush=True)
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", *command[2:]]
-    if code := subprocess.run(launcher, cwd=ROOT).returncode:
+    print(f"\n== {title}\n$ python {shlex.join([script, *arguments])}\n", flush=True)
+    if code := subprocess.run([sys.executable, script, *arguments], cwd=ROOT, check=False).returncode:
         sys.exit(f"{title}: {script} ended with exit code {code}; its last lines above say why.")
 
 
@@ -74,7 +60,7 @@ def train(output_dir: Path) -> None:
 
 
 def transcribe(output_dir: Path) -> list[tuple[str, str]]:
-    """Write WAV files of unseen voices, and read what `pipeline` hears in them; (reference, transcript) each."""
+    """Write WAV files of unseen voices, and transcribe them with `pipeline`; (reference, hypothesis) each."""
     import soundfile
     from transformers import pipeline
 
@@ -89,9 +75,9 @@ def transcribe(output_dir: Path) -> list[tuple[str, str]]:
         path = output_dir / f"test-{index}.wav"
         soundfile.write(path, load_audio(test[index]["audio"]), 16_000)
         samples, rate = soundfile.read(path, dtype="float32")  # with ffmpeg installed, pipeline reads paths itself
-        heard = recognizer({"raw": samples, "sampling_rate": rate})["text"]
-        results.append((test[index]["text"], heard))
-        print(f"\n{path.name}\n  said:  {test[index]['text']}\n  heard: {heard}")
+        hypothesis = recognizer({"raw": samples, "sampling_rate": rate})["text"]
+        results.append((test[index]["text"], hypothesis))
+        print(f"\n{path.name}\n  reference:  {test[index]['text']}\n  hypothesis: {hypothesis}")
     return results
 
 
