@@ -284,6 +284,15 @@ def test_a_file_name_that_is_not_utf_8_is_one_of_the_batch(saved, tmp_path, monk
         assert len(printed.out.splitlines()) == 4
 
 
+def test_what_a_folder_holds_beside_its_audio_is_named(saved, talks, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "talks" / "interview.m4a").write_bytes(b"any")
+    monkeypatch.setattr("hf_speech_ssl.data.audio_files.has_ffmpeg", lambda: False)
+    assert run(saved, str(tmp_path / "talks"), "--output_dir", str(tmp_path / "out")) == 0
+    error = capsys.readouterr().err
+    assert "1 file left out (needs ffmpeg, which is not installed), such as interview.m4a" in error
+    assert "1 file left out (no audio by name): 1 .txt" in error and "4 files," in error
+
+
 def test_an_output_that_cannot_be_written_is_the_failure_of_its_file(saved, talks, tmp_path, capsys) -> None:
     (tmp_path / "out" / "a.txt").mkdir(parents=True)
     assert run(saved, str(talks[0]), str(talks[1]), "--output_dir", str(tmp_path / "out")) == 1
