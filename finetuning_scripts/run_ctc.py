@@ -33,6 +33,7 @@ from hf_speech_ssl.training.building import (
 )
 from hf_speech_ssl.training.corpus import Corpus, estimate_normalization
 from hf_speech_ssl.training.loop import TrainingLoop
+from hf_speech_ssl.training.processes import decided_by_main_process
 from hf_speech_ssl.training.run import Run
 from hf_speech_ssl.training.settings import DataSettings, TrainingSettings
 from hf_speech_ssl.training.transcription import (
@@ -76,9 +77,13 @@ def make_processor(run: Run, model_settings: ModelSettings, corpus: Corpus) -> W
     else:
         processor = build_ctc_processor(texts, load_feature_extractor(source))
         run.accelerator.print(letters_in_words(texts))
-    check_letters(texts, processor.tokenizer, corpus.settings.train_split_name)
-    for name, split in corpus.evaluation.items():
-        check_letters([normalize(text) for text in corpus.texts(split)], processor.tokenizer, name)
+
+    def check() -> None:
+        check_letters(texts, processor.tokenizer, corpus.settings.train_split_name)
+        for name, split in corpus.evaluation.items():
+            check_letters([normalize(text) for text in corpus.texts(split)], processor.tokenizer, name)
+
+    decided_by_main_process(run.accelerator, check)
     return processor
 
 

@@ -11,6 +11,7 @@ that fails, a copy that is cut short) the checksums show.
 """
 
 import errno
+import logging
 import os
 import random
 import re
@@ -25,7 +26,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.logging import get_logger
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -46,7 +46,7 @@ from hf_speech_ssl.run_folder import (
 from .updates import parameter_groups
 
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # the latter are torch's and safetensors' for a full disk
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Saveable(Protocol):
@@ -202,7 +202,8 @@ def restore_process(folder: Path, accelerator: Accelerator, state: TrainingState
     if same:
         set_random_states(process)
         return position
-    logger.warning(
+    log = logger.warning if accelerator.is_main_process else logger.debug
+    log(
         f"{folder.name} was written by {state.num_processes} processes and goes on with {accelerator.num_processes}: "
         f"the epoch begins anew, and random numbers differ from an uninterrupted run."
     )

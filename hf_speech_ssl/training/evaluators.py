@@ -23,6 +23,23 @@ class EvaluationBatches(Protocol):
     def epoch(self, epoch: int, start: DataPosition | None = None) -> Iterable[Batch]: ...
 
 
+class Evaluator(Protocol):
+    """Metrics of a model by name; `metric` names the one whose lowest value marks the best checkpoint.
+
+    `examples` of the last evaluation are lines for the terminal.
+    """
+
+    @property
+    def metric(self) -> str: ...
+
+    @property
+    def examples(self) -> Sequence[str]: ...
+
+    def try_one_batch(self, model: nn.Module) -> None: ...
+
+    def __call__(self, model: nn.Module, interruption: Interruption) -> dict[str, float]: ...
+
+
 @contextmanager
 def evaluating(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
     """No gradients, no dropout, the same masks at every evaluation, and the training's random numbers untouched."""

@@ -4,7 +4,7 @@ It knows batches of audio, a learner that turns some into an update, and when to
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Protocol
 
@@ -24,10 +24,11 @@ from .checkpoints import (
     save_final_model,
 )
 from .diagnostics import DeferredScalars, LogInterval, constants, label_warnings, reduce
+from .evaluators import Evaluator
 from .output_folder import delete_old_checkpoints
 from .processes import Interrupted, Interruption, decided_by_main_process, describe_processes
 from .reporting import RunLog
-from .run import Run
+from .run import Run, compare_plans
 from .schedules import make_schedule
 from .updates import Objective, TrainStep
 
@@ -43,23 +44,6 @@ class Batches(Protocol):
     def skipped(self) -> Sized: ...
 
     def infinite_batches(self, start: DataPosition | None = None) -> Iterable[Batch]: ...
-
-
-class Evaluator(Protocol):
-    """Metrics of a model by name; `metric` names the one whose lowest value marks the best checkpoint.
-
-    `examples` of the last evaluation are lines for the terminal.
-    """
-
-    @property
-    def metric(self) -> str: ...
-
-    @property
-    def examples(self) -> Sequence[str]: ...
-
-    def try_one_batch(self, model: torch.nn.Module) -> None: ...
-
-    def __call__(self, model: torch.nn.Module, interruption: Interruption) -> dict[str, float]: ...
 
 
 class TrainingLoop:
@@ -83,6 +67,7 @@ class TrainingLoop:
         evaluator: Evaluator | None = None,
     ):
         accelerator, settings = run.accelerator, run.settings
+        self.arguments = run.arguments
         self.accelerator, self.settings, self.max_steps = accelerator, settings, max_steps
         self.processor, self.batches, self.evaluator = processor, batches, evaluator
         self.output_dir = Path(settings.output_dir)
@@ -103,7 +88,8 @@ class TrainingLoop:
             self.state, self.position = load_checkpoint(
                 run.checkpoint, accelerator, model, self.train_step.adamw, settings.restart_data
             )
-            self.compare_with(run.checkpoint)
+            next_rate = self.train_step.learning_rate(self.state.step + 1)
+            self.warnings = compare_plans(run, self.state, max_steps, next_rate)
         self.saved_step, self.seconds_before = self.state.step, self.state.training_seconds
         self.totals = constants(
             accelerator.device, audio_seconds=self.state.audio_seconds, skipped=self.state.skipped_updates
@@ -114,35 +100,6 @@ class TrainingLoop:
         self.explained: set[str] = set()  # what has been said once
         self.log = RunLog(accelerator, self.output_dir, self.state.step, max_steps)
 
-    def compare_with(self, checkpoint: Path) -> None:
-        """Say what of the checkpoint's plan has changed.
-
-        Raises:
-            ValueError: it has made more updates than the run is to make.
-        """
-        step, planned = self.state.step, self.state.max_steps or self.max_steps
-        if step > self.max_steps:
-            raise ValueError(
-                f"{checkpoint} has made {step:,} updates, more than the {self.max_steps:,} of this run. Raise "
-                f"--max_steps, or resume from an earlier checkpoint."
-            )
-        if planned != self.max_steps:
-            text = f"The run was planned for {planned:,} updates and goes on to {self.max_steps:,}."
-            if step < self.max_steps:
-                text += (
-                    f" The learning rate was {self.state.learning_rate:.2g} in update {step:,} and is "
-                    f"{self.train_step.learning_rate(step + 1):.2g} in the next: --lr_scheduler_type "
-                    f"{self.settings.lr_scheduler_type} is drawn over the whole run."
-                )
-            self.warnings.append(text)
-        best = self.state.best_step
-        if best and not (self.output_dir / checkpoint_name(best)).exists():
-            self.warnings.append(
-                f"The best checkpoint so far, of update {best:,}, is not in {self.output_dir}: the best one is chosen "
-                f"among those from here on."
-            )
-            self.state.best_step, self.state.best_metric = 0, None
-
     def run(self) -> dict[str, float]:
         """Start or resume, train to the end and leave the final model in `output_dir`; returns its metrics.
 
@@ -151,12 +108,14 @@ class TrainingLoop:
             FloatingPointError: no finite gradients for many updates.
             ValueError: no masked frame or utterance to learn from in as many.
         """
+        first_step = self.state.step
         with self.interruption, self.log:
-            self.announce()
             try:
+                stream = iter(self.batches.infinite_batches(start=self.position))
+                self.announce()
                 if self.evaluator is not None and self.state.step < self.max_steps:
                     self.evaluator.try_one_batch(self.train_step.model)
-                self.train()
+                self.train(stream)
             except Interrupted as stop:
                 if self.saved_step != self.state.step or not self.state.step:
                     self.save()
@@ -166,7 +125,7 @@ class TrainingLoop:
                 )
                 raise
             except Exception:
-                if self.saved_step:
+                if self.saved_step > first_step:
                     self.log.say(
                         f"The last checkpoint is that of update {self.saved_step}. Go on from there with the same "
                         f"command and --resume_from_checkpoint last."
@@ -175,7 +134,9 @@ class TrainingLoop:
             return self.finish()
 
     def announce(self) -> None:
-        """The first lines of a run."""
+        """The first lines of a run, and the record of its flags: from here on they are those that it trains with."""
+        if self.accelerator.is_main_process:
+            self.arguments.write(self.output_dir)
         count = sum(parameter.numel() for parameter in self.train_step.parameters)
         self.log.say(
             f"{describe_processes(self.accelerator)}; {count:,} trainable parameters, "
@@ -184,9 +145,8 @@ class TrainingLoop:
         for text in self.warnings:
             self.log.say(f"Warning: {text}")
 
-    def train(self) -> None:
+    def train(self, stream: Iterator[Batch]) -> None:
         """Updates, and between them whatever is due."""
-        stream = iter(self.batches.infinite_batches(start=self.position))
         interval, pending = LogInterval(), None
         skipped_in_a_row = torch.zeros((), device=self.accelerator.device)
         self.train_step.model.train()

@@ -6,13 +6,13 @@ output_dir/
     .lock                   held while a run writes here; the system releases it however the process ends
 """
 
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.logging import get_logger
 from filelock import FileLock, Timeout
 
 from hf_speech_ssl.run_folder import (
@@ -36,7 +36,7 @@ ASIDE = "set_aside"
 UNFINISHED = (PARTIAL_SUFFIX, ".deleting")  # endings of folders that an interruption left half written or half deleted
 # A folder with one of these holds work that a fresh run would overwrite.
 FINISHED_WORK = (WEIGHTS_FILE, "model.safetensors.index.json", RESULTS_FILE)
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """CTC fine-tuning: transcripts as labels, what is wrong with them, and error rates during a run."""
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.logging import get_logger
 from torch import nn
 
 from hf_speech_ssl.data.batch import Batch
@@ -26,7 +26,7 @@ from .updates import features_of
 
 MAX_UNKNOWN_SHARE = 0.02  # of the letters of a split; beyond it a run is refused
 NUM_NAMED = 5  # utterances in warnings
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,7 @@ class Transcription:
                 if len(self.left_out) <= NUM_NAMED:
                     logger.warning(
                         f"{name} is left out: its transcript of {len(labels)} letters needs {needed} frames, its "
-                        f"audio has {frames}. Are audio and transcript of the same utterance?",
-                        main_process_only=False,
+                        f"audio has {frames}. Are audio and transcript of the same utterance?"
                     )
         return fitting if batch.num_examples else 0
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hf_speech_ssl.training.processes import make_accelerator
-from hf_speech_ssl.training.run import write_arguments
+from hf_speech_ssl.training.run import start_trackers
 from hf_speech_ssl.training.settings import PretrainingSettings, TrainingSettings
 
 
@@ -14,7 +14,7 @@ def test_neither_arguments_nor_trackers_hold_folders(local, tmp_path):
     folder = tmp_path / "ana" / "run"
     settings = TrainingSettings(output_dir=str(folder), max_steps=1, report_to="tensorboard")
     accelerator = make_accelerator(settings)
-    write_arguments(accelerator, settings, PretrainingSettings(model_name_or_path=local), checkpoint=None)
+    start_trackers(accelerator, settings, PretrainingSettings(model_name_or_path=local)).write(folder)
     accelerator.end_training()
     arguments = json.loads((folder / "run_arguments.json").read_text())
     assert (arguments["output_dir"], arguments["model_name_or_path"]) == ("run", "model")

@@ -273,8 +273,9 @@ def test_a_plan_that_changes_on_resume_is_named(tmp_path, capsys, caplog):
     make_loop(tmp_path, max_steps=6, **settings).run()
     with pytest.raises(ValueError, match="checkpoint-6 has made 6 updates, more than the 3 .*--max_steps"):
         make_loop(tmp_path, max_steps=3, resume_from_checkpoint="last", **settings)
+    assert json.loads((tmp_path / "run_arguments.json").read_text())["resume_from_checkpoint"] is None
     make_loop(tmp_path, max_steps=12, resume_from_checkpoint="last", weight_decay=0.5, **settings).run()
     out = capsys.readouterr().out
-    assert "planned for 6 updates and goes on to 12. The learning rate was 0 in update 6 and is 0.0005" in out
+    assert "planned for 6 updates and is now to make 12. The learning rate was 0 in update 6 and is 0.0005" in out
     assert "--weight_decay 0.01 -> 0.5" in caplog.text
     assert json.loads((tmp_path / "run_arguments.json").read_text())["weight_decay"] == 0.5
