@@ -22,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoFeatureExtractor, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import cached_file, logging
 
-from .modeling.configuration_conformer import SAMPLING_RATE, SpeechSSLConfig
+from .families import Family, family_of
+from .modeling.configuration_conformer import SAMPLING_RATE
 from .paths import check_model_folder
 
 _TRAINING_ONLY = "masked_spec_embed"  # masks frames in training; many checkpoints of wav2vec 2.0 lack it
@@ -73,9 +74,9 @@ class Checkpoint:
     adapter: Adapter | None = None
 
     @property
-    def is_ours(self) -> bool:
-        """Whether the model is one of this package's families."""
-        return isinstance(self.config, SpeechSSLConfig)
+    def family(self) -> Family | None:
+        """The family of this package that the model belongs to; `None` of other models."""
+        return family_of(self.config.model_type)
 
     @cached_property
     def kind(self) -> CheckpointKind:
@@ -87,7 +88,8 @@ class Checkpoint:
             return CheckpointKind.ENCODER_DECODER
         if any(name.endswith("ForPreTraining") for name in names):
             return CheckpointKind.PRETRAINING
-        return CheckpointKind.LABEL_TOKENIZER if self.config.model_type == "speech_fsq" else CheckpointKind.ENCODER
+        is_tokenizer = self.family is not None and self.family.is_tokenizer
+        return CheckpointKind.LABEL_TOKENIZER if is_tokenizer else CheckpointKind.ENCODER
 
     def load_model(self, auto_class: Any, device: torch.device, if_missing: str) -> PreTrainedModel:
         """Load the model in float32, for inference.

@@ -357,7 +357,7 @@ def test_what_cannot_be_measured_is_refused_in_words(folders, tmp_path, capsys):
         assert cli.main([*line, *options]) == 1
         return capsys.readouterr().err.strip().splitlines()[-1]
 
-    assert "hears whole utterances" in refused("birq", "--chunk_durations_ms", "320")
+    assert "takes whole utterances" in refused("birq", "--chunk_durations_ms", "320")
     assert "whole number of encoder frames" in refused("chunkssl", "--chunk_durations_ms", "100")
     assert "no model folder" in refused("nothing")
     assert "num_resamples" in refused("birq", "--num_resamples", "7")

@@ -53,7 +53,7 @@ def test_a_checkpoint_is_known_by_its_configuration(name, tmp_path):
     folder = save(tmp_path, build())
     (tmp_path / "model.safetensors").unlink()
     checkpoint = find_checkpoint(folder)
-    assert (checkpoint.kind, checkpoint.is_ours, checkpoint.adapter) == (kind, is_ours, None)
+    assert (checkpoint.kind, checkpoint.family is not None, checkpoint.adapter) == (kind, is_ours, None)
 
 
 def test_weights_that_are_missing_are_named_with_what_to_do(tmp_path):

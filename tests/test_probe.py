@@ -128,7 +128,7 @@ class PlantedEncoder(SpeechEncoder):
             layers[self.planted] = layers[self.planted] + 30 * known
         if self.collapsed is not None:
             layers[self.collapsed] = 0.001 * layers[self.collapsed] @ torch.eye(8)[:1].T @ torch.ones(1, 8) + 1
-        return EncodedUtterance(layers, {}, 50.0)
+        return EncodedUtterance(layers, {}, {}, 50.0)
 
 
 def test_the_layer_that_knows_phones_is_found_and_so_is_the_collapsed_one(tone_folder):

@@ -191,7 +191,7 @@ def test_latency_is_the_wait_for_the_chunk_and_its_lookahead():
         Recognizer(model, processor).latency_ms(100)
     with pytest.raises(ValueError, match="0 ms stands for whole utterances"):
         Recognizer(model, processor).latency_ms(0)
-    with pytest.raises(ValueError, match="BiRQForCTC hears whole utterances"):
+    with pytest.raises(ValueError, match="BiRQForCTC takes whole utterances"):
         Recognizer(*ours("birq")).latency_ms(160)
 
 
@@ -272,7 +272,7 @@ def test_a_folder_or_device_that_does_not_exist_is_refused(tmp_path, monkeypatch
 def test_processors_of_another_rate_or_without_a_blank_are_refused():
     model, processor = wav2vec(Wav2Vec2ForCTC, Wav2Vec2Config, False, **WAVES)
     processor.feature_extractor.sampling_rate = 8_000
-    with pytest.raises(ValueError, match="listens at 8000 Hz"):
+    with pytest.raises(ValueError, match="needs audio at 8000 Hz"):
         Recognizer(model, processor)
     processor.feature_extractor.sampling_rate = 16_000
     processor.tokenizer.pad_token = None

@@ -154,7 +154,7 @@ def test_a_bounded_past_forgets_and_only_that(tmp_path) -> None:
 @pytest.mark.parametrize("chunk_duration_ms", [0, 160])
 def test_batches_are_one_by_one_and_in_order(family, tmp_path, saved, talks, chunk_duration_ms: int) -> None:
     if chunk_duration_ms and family.config.model_type == "birq":
-        pytest.skip("BiRQ hears whole utterances")
+        pytest.skip("BiRQ takes whole utterances")
     recognizer, _ = saved[family.config.model_type]
     long_file(tmp_path / "long.wav", 4.0)
     soundfile.write(tmp_path / "short.wav", speech_like(0.026), 16_000)

@@ -73,7 +73,7 @@ def _readers(options: ProbeOptions, reading: ReadingOptions) -> "tuple[TargetRea
     test_split = replace(reading, split_name=options.test_split_name)
     if column is None:
         unlabeled = UnlabeledReader(test_split, optional_columns=(_PHONES,))
-        if not unlabeled.reader.columns:
+        if _PHONES not in unlabeled.reader.dataset.column_names:
             return unlabeled, None
         column = _PHONES
     if reading.split_name == options.test_split_name:

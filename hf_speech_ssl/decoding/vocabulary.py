@@ -34,7 +34,7 @@ def build_ctc_tokenizer(texts: Iterable[str]) -> Wav2Vec2CTCTokenizer:
     two l of "hello" become one.
 
     Args:
-        texts: transcripts, read once. Single empty ones (nothing said) are fine.
+        texts: transcripts, read once. Single empty ones are fine.
 
     Raises:
         TypeError: if `texts` is one bare string, or an entry is not a string (None: an example without transcript).

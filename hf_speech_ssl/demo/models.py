@@ -46,7 +46,7 @@ def load_demo_model(
     checkpoint = find_checkpoint(model_name_or_path, revision, trust_remote_code)
     recognizer: Recognizer | None = None
     task: PretrainingTask | None
-    if checkpoint.is_ours and checkpoint.kind is not CheckpointKind.CTC:
+    if checkpoint.family is not None and checkpoint.kind is not CheckpointKind.CTC:
         encoder = encoder_of(checkpoint, device)
         model = encoder.labeler if encoder.labeler is not None else encoder.model
         assert model is not None  # one of the two is there

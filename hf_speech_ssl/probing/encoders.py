@@ -21,9 +21,7 @@ from ..loading import Checkpoint, CheckpointKind, find_checkpoint, pick_device
 from ..modeling.configuration_conformer import HOP_LENGTH
 from ..modeling.feature_extraction_speech_ssl import FRAME_LENGTH
 from ..modeling.modeling_birq import BiRQForPreTraining
-from ..modeling.modeling_chunkssl import ChunkSSLForPreTraining
 from ..modeling.modeling_conformer import ConformerModel
-from ..modeling.modeling_fsq import FSQModel
 from ..modeling.modeling_speech_ssl import normalize_over_frames
 from ..modeling.quantization import RandomProjectionQuantizer
 
@@ -37,12 +35,14 @@ class EncodedUtterance:
     Args:
         layers: (T, D) float32 of every layer; the first is the encoder's input.
         labels: (T,) int64 of every kind of label that the model was pretrained on, by name.
+        label_sizes: how many different labels each kind has.
         frame_rate: frames a second.
         first_frame_center: seconds; half a frame if `None`.
     """
 
     layers: list[torch.Tensor]
     labels: dict[str, torch.Tensor]
+    label_sizes: dict[str, int]
     frame_rate: float
     first_frame_center: float | None = None
 
@@ -54,7 +54,7 @@ class EncodedUtterance:
 
 @dataclass
 class SpeechEncoder:
-    """A frozen encoder that hears whole utterances.
+    """A frozen encoder of whole utterances.
 
     Args:
         model: what turns features into layers; `None` for a tokenizer, which has none to compare.
@@ -111,14 +111,9 @@ class SpeechEncoder:
         """Entries of the codebook that `layer_codes` come from."""
         return self.codebook_size
 
-    @property
-    def num_labels(self) -> int:
-        """Entries of the codebook that the pretraining labels come from; 0 without labels."""
-        return 0
-
 
 class ConformerEncoder(SpeechEncoder):
-    """An encoder of this package, heard offline: layer 0 is the stacked log-mel features, the others its blocks."""
+    """An encoder of this package, offline: layer 0 is the stacked log-mel features, the others its blocks."""
 
     def __call__(self, waveforms: Sequence[NDArray[np.float32]]) -> list[EncodedUtterance]:
         assert self.model is not None
@@ -127,13 +122,13 @@ class ConformerEncoder(SpeechEncoder):
         offline = {"chunk_size": 0} if hasattr(encoder.config, "chunk_size") else {}
         output = encoder(features, attention_mask=mask, output_hidden_states=True, return_dict=True, **offline)
         stacked, _ = encoder.stack_frames(features, mask)
-        labels = _make_labels(self.labeler, features, mask)
+        labels, sizes = _make_labels(self.labeler, features, mask)
         everything = [stacked, *output.hidden_states[1:]]  # [0] is the first projection, which knows less
         utterances = []
         for row, length in enumerate(output.attention_mask.sum(-1).tolist()):
             layers = [layer[row, :length] for layer in everything]
             own = {name: column[row, :length] for name, column in labels.items()}
-            utterances.append(EncodedUtterance(layers, own, *_stacked_timing(encoder.config)))
+            utterances.append(EncodedUtterance(layers, own, sizes, *_stacked_timing(encoder.config)))
         return utterances
 
     def layer_codes(self, index: int, frames: torch.Tensor) -> torch.Tensor:
@@ -154,55 +149,41 @@ class ConformerEncoder(SpeechEncoder):
         is_birq = isinstance(self.labeler, BiRQForPreTraining)
         return int(self.labeler.config.codebook_size) if is_birq and self.labeler else self.codebook_size
 
-    @property
-    def num_labels(self) -> int:
-        if self.labeler is None:
-            return 0
-        config = self.labeler.config
-        fsq = isinstance(self.labeler, ChunkSSLForPreTraining) and config.label_kind == "fsq"
-        return math.prod(config.fsq_levels) if fsq else int(config.codebook_size)
-
 
 class Tokenizer(SpeechEncoder):
     """An FSQ model: labels, and no layers to compare."""
 
     def __call__(self, waveforms: Sequence[NDArray[np.float32]]) -> list[EncodedUtterance]:
-        model = self.labeler
-        assert isinstance(model, FSQModel)
+        model: Any = self.labeler
         features, mask = _extract(self.extractor, waveforms, self.device)
-        labels, timing = _make_labels(model, features, mask), _stacked_timing(model.config)
+        (labels, sizes), timing = _make_labels(model, features, mask), _stacked_timing(model.config)
         lengths = (mask.sum(-1) // model.config.frame_stacking).tolist()
         return [
-            EncodedUtterance([], {name: column[row, :n] for name, column in labels.items()}, *timing)
+            EncodedUtterance([], {name: column[row, :n] for name, column in labels.items()}, sizes, *timing)
             for row, n in enumerate(lengths)
         ]
-
-    @property
-    def num_labels(self) -> int:
-        assert self.labeler is not None
-        return math.prod(self.labeler.config.fsq_levels)
 
 
 class OtherEncoder(SpeechEncoder):
     """Any other encoder of Transformers that returns hidden states.
 
-    It hears utterances one at a time: many encoders do not leave an utterance as it is when its batch is padded. Layer
-    0 is what enters its first block.
+    It encodes utterances one at a time: many encoders do not leave an utterance as it is when its batch is padded.
+    Layer 0 is what enters its first block.
     """
 
     input_name = "before the first block"
 
     def __call__(self, waveforms: Sequence[NDArray[np.float32]]) -> list[EncodedUtterance]:
-        return [self._hear(waveform) for waveform in waveforms]
+        return [self._encode(waveform) for waveform in waveforms]
 
-    def _hear(self, waveform: NDArray[np.float32]) -> EncodedUtterance:
+    def _encode(self, waveform: NDArray[np.float32]) -> EncodedUtterance:
         assert self.model is not None
         inputs = self.extractor(waveform, sampling_rate=SAMPLING_RATE, return_tensors="pt").to(self.device)
         output = self.model(**inputs, output_hidden_states=True, return_dict=True)
         if not getattr(output, "hidden_states", None):
             raise ValueError(f"{type(self.model).__name__} returns no hidden states; a speech encoder is needed.")
         layers = [layer[0] for layer in output.hidden_states]
-        return EncodedUtterance(layers, {}, *self._timing(len(waveform), len(layers[0])))
+        return EncodedUtterance(layers, {}, {}, *self._timing(len(waveform), len(layers[0])))
 
     def _timing(self, num_samples: int, num_frames: int) -> tuple[float, float | None]:
         """Frame rate and center of the first frame (s): those of the convolutions over samples if the frames are
@@ -251,10 +232,10 @@ def encoder_of(checkpoint: Checkpoint, device: str | torch.device | None = None)
             "needed."
         )
     extractor = checkpoint.load_feature_extractor()
-    with_labels = checkpoint.is_ours and checkpoint.kind is CheckpointKind.PRETRAINING
+    with_labels = checkpoint.family is not None and checkpoint.kind is CheckpointKind.PRETRAINING
     auto_class: Any = AutoModelForPreTraining if with_labels else AutoModel
     model: Any = checkpoint.load_model(auto_class, place, if_missing=_RANDOM_WEIGHTS)
-    if isinstance(model, FSQModel):
+    if checkpoint.kind is CheckpointKind.LABEL_TOKENIZER:
         return Tokenizer(None, extractor, model)
     if with_labels:
         return ConformerEncoder(model.encoder, extractor, model)
@@ -275,17 +256,22 @@ def _stacked_timing(config: Any) -> tuple[float, float]:
     return config.frame_rate, ((config.frame_stacking - 1) * HOP_LENGTH + FRAME_LENGTH) / 2 / SAMPLING_RATE
 
 
-def _make_labels(labeler: Any, features: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The labels that a model's pretraining predicts, (B, T) each, by the name of their kind and codebook."""
+def _make_labels(
+    labeler: Any, features: torch.Tensor, mask: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    """The labels that a model's pretraining predicts, (B, T) each, by the name of their kind and codebook, and how
+    many different ones there are."""
     if labeler is None:
-        return {}
-    labels = {}
+        return {}, {}
+    labels, sizes = {}, {}
     for kind, made in labeler.make_labels(features, mask)[0].items():
         name = label_name(kind, labeler.config)
         columns = made.columns()
         for index, column in enumerate(columns):
-            labels[name if len(columns) == 1 else f"{name}, codebook {index + 1}"] = column
-    return labels
+            own_name = name if len(columns) == 1 else f"{name}, codebook {index + 1}"
+            labels[own_name] = column
+            sizes[own_name] = math.prod(made.sizes) if made.are_channels else made.sizes[index]
+    return labels, sizes
 
 
 def label_name(kind: str, config: Any) -> str:

@@ -60,7 +60,7 @@ class Measurement:
         if encoder.model is None:  # a tokenizer has no layers to compare
             scores = score(encoder, self.test, ids)
             data = self._describe_data(scores)
-            return {"data": data, "codes": "", "layers": [], "labels": self._labels(encoder, scores), "remarks": []}
+            return {"data": data, "codes": "", "layers": [], "labels": self._labels(scores), "remarks": []}
         pretrained, training = self._probe(encoder, ids)
         random, _ = self._probe(encoder.with_random_weights(self.seed), ids)
         data = self._describe_data(pretrained)
@@ -78,7 +78,7 @@ class Measurement:
         if ids:
             for layer, accuracies in zip(layers, self._accuracies(pretrained, random), strict=True):
                 layer |= accuracies
-        labels = self._labels(encoder, pretrained)
+        labels = self._labels(pretrained)
         report = {"data": data, "codes": encoder.codes_are, "layers": layers, "labels": labels}
         return report | {"remarks": remarks(layers, data, bool(labels))}
 
@@ -130,13 +130,13 @@ class Measurement:
             for accuracy, gain in zip(estimates[:num_layers], estimates[num_layers:], strict=True)
         ]
 
-    def _labels(self, encoder: SpeechEncoder, scores: Scores) -> list[dict[str, Any]]:
+    def _labels(self, scores: Scores) -> list[dict[str, Any]]:
         entries = []
         for name, use in scores.label_use.items():
             shares = np.array(list(use.values())) / use.total()
             entry: dict[str, Any] = {
                 "name": name,
-                "codebook_size": encoder.num_labels,
+                "codebook_size": scores.label_sizes[name],
                 "num_labels": len(use),
                 "num_frames": use.total(),
                 "perplexity": math.exp(-float((shares * np.log(shares)).sum())),

@@ -94,6 +94,7 @@ class Scores:
         spreads: of every layer.
         code_counts: (C, N) of every layer, how often it uses each entry.
         label_use: how often each label of every kind of pretraining label occurs.
+        label_sizes: how many different labels each kind has.
         label_quality: what these labels know of the targets.
     """
 
@@ -104,6 +105,7 @@ class Scores:
     spreads: list[FrameSpread] = field(default_factory=list)
     code_counts: list[torch.Tensor] = field(default_factory=list)
     label_use: dict[str, Counter[int]] = field(default_factory=dict)
+    label_sizes: dict[str, int] = field(default_factory=dict)
     label_quality: dict[str, LabelQuality] = field(default_factory=dict)
 
 
@@ -129,6 +131,7 @@ def score(
             scores.targets.append(np.bincount(example.targets[there], minlength=len(ids)))
             if probes is not None:
                 scores.hits.append((probes.predict(half(example.features)) == example.targets).sum(-1))
+        scores.label_sizes |= encoded.label_sizes
         for name, labels in encoded.labels.items():
             values, counts = labels.unique(return_counts=True)
             use = dict(zip(values.tolist(), counts.tolist(), strict=True))

@@ -47,7 +47,7 @@ class Transcript:
 class LongFormRecognizer:
     """Transcribes audio files one after the other, whatever their number and length.
 
-    Files of up to `window_seconds` are heard whole. Longer ones are heard
+    Files of up to `window_seconds` are transcribed whole. Longer ones are transcribed
 
     - in windows of `window_seconds`, of which the first and the last sixth only lend context: the frames in between
       are put together, and are those of the whole file where the model looks no further than the context. A feature
@@ -58,9 +58,9 @@ class LongFormRecognizer:
     Args:
         recognizer: the model.
         decoder: greedy by default.
-        chunk_duration_ms: Chunk SSL: duration of a chunk; 0 hears whole utterances or windows.
+        chunk_duration_ms: Chunk SSL: duration of a chunk; 0 for whole utterances or windows.
         batch_seconds: bound on the padded length of a batch of files or windows; one is the least.
-        window_seconds: what the model hears of a recording at once. Not much more than the utterances that it was
+        window_seconds: of a recording, given to the model at once. Not much more than the utterances that it was
             trained on serves best.
         progress: called with seconds of audio that are done.
 
@@ -216,7 +216,7 @@ class LongFormRecognizer:
 
 @dataclass(frozen=True)
 class _Short:
-    """A file that is heard whole."""
+    """A file that is transcribed whole."""
 
     name: str
     waveform: NDArray[np.float32]

@@ -2,7 +2,7 @@
 
 A streaming step has a few frames only, so that reading the weights and calling torch take its time, not arithmetic.
 Here weights are put in oneDNN's order once instead of at every call, activations and residual sums happen inside the
-products, and a block is one function without modules within. `benchmarks/streaming.py` says what that brings.
+products, and a block is one function without modules within. `benchmarks/streaming.py` measures what that brings.
 """
 
 from typing import Any
@@ -169,7 +169,7 @@ def pack_layers(model: PreTrainedModel) -> PreTrainedModel:
         The same model, in evaluation mode.
 
     Raises:
-        ValueError: `can_pack` says no.
+        ValueError: `can_pack` is false.
     """
     if not can_pack(model):
         raise ValueError(

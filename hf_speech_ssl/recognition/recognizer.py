@@ -1,4 +1,4 @@
-"""One way to ask any CTC model of the Hub for an utterance's log-probabilities, ours or not.
+"""Log-probabilities and transcripts of utterances by any CTC model of the Hub, ours or not.
 
 Shape letters: B utterances, T frames of logits, V vocabulary.
 """
@@ -19,7 +19,7 @@ from ..data.audio import SAMPLING_RATE
 from ..decoding import Decoder, GreedyDecoder, Hypothesis
 from ..loading import Checkpoint, find_checkpoint, pick_device
 
-_TRIAL_SECONDS = (4.0, 2.53)  # of noise, to learn how a model treats padding and how often it speaks
+_TRIAL_SECONDS = (4.0, 2.53)  # of noise, to find out how a model treats padding and how many frames it has
 _SHORTEST_SECONDS = 0.2  # less is lengthened by silence: convolutions of some models have no output for it
 _RATIO_TOLERANCE = 0.05  # by which 4 s can miss the samples a frame: the first and last windows are cut
 _FEATURE_HOP = 80  # samples: features come every so many, or every second time (5 or 10 ms)
@@ -31,7 +31,7 @@ _WITHOUT_HEAD = (
 
 @dataclass(frozen=True)
 class Recognizer:
-    """A CTC model with its processor, asked for whole utterances.
+    """Transcribes utterances with a CTC model and its processor.
 
     Args:
         model: any `AutoModelForCTC`.
@@ -53,7 +53,7 @@ class Recognizer:
                 )
         rate = getattr(self.processor.feature_extractor, "sampling_rate", None)
         if rate != SAMPLING_RATE:
-            raise ValueError(f"The model listens at {rate} Hz; models for {SAMPLING_RATE} Hz are needed.")
+            raise ValueError(f"The model needs audio at {rate} Hz; models for {SAMPLING_RATE} Hz are needed.")
         if self.tokenizer.pad_token_id is None:
             raise ValueError("The model's tokenizer has no pad token, which CTC needs as its blank.")
         self.model.eval()
@@ -92,30 +92,30 @@ class Recognizer:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer whose ids the logits speak of."""
+        """The tokenizer whose ids the logits stand for."""
         return self.processor.tokenizer
 
     @property
     def works_in_chunks(self) -> bool:
-        """Whether the model can hear its input chunk by chunk, as Chunk SSL does."""
+        """Whether the model can transcribe chunk by chunk, as Chunk SSL does."""
         return hasattr(self.model.config, "chunk_frames")
 
     @cached_property
     def seconds_per_frame(self) -> float:
         """Seconds between two frames of logits.
 
-        What the config says where that is true of the model's answer to 4 s; some count feature frames, not samples,
-        and some say nothing.
+        The config's `inputs_to_logits_ratio` where it fits the logits of 4 s of noise. Some models state it in feature
+        frames instead of samples, and some do not state it.
         """
         stated = float(getattr(self.model.config, "inputs_to_logits_ratio", 0))
         waveform = _noise(_TRIAL_SECONDS[0])
-        measured = len(waveform) / int(self._hear([waveform])[1])
+        measured = len(waveform) / int(self._compute([waveform])[1])
         if abs(stated / measured - 1) < _RATIO_TOLERANCE:
             return stated / SAMPLING_RATE
         return max(1, round(measured / _FEATURE_HOP)) * _FEATURE_HOP / SAMPLING_RATE
 
     def latency_ms(self, chunk_duration_ms: int) -> tuple[float, float]:
-        """How long sound waits until the model may speak of it, when heard live: (longest, mean), in ms.
+        """How long after its sound a frame is transcribed in a live stream: (longest, mean), in ms.
 
         What begins a chunk waits for the end of the chunk and of its look-ahead; what ends it for the look-ahead
         alone. Computation comes on top.
@@ -136,11 +136,12 @@ class Recognizer:
     def log_probs(
         self, waveforms: Sequence[NDArray[np.float32]], chunk_duration_ms: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the model says about some utterances: of each what it says of that one alone.
+        """Log-probabilities of a batch. Each utterance gets the same result as if it were processed alone.
 
         Args:
             waveforms: each (samples,) at 16 kHz.
-            chunk_duration_ms: Chunk SSL: hear the utterances in chunks of this duration; 0 hears them whole.
+            chunk_duration_ms: Chunk SSL: duration of the chunks that the utterances are processed in; 0 for whole
+                utterances.
 
         Returns:
             (B, T, V) float32 log-probabilities on the CPU, and (B,) frames of each utterance.
@@ -150,8 +151,8 @@ class Recognizer:
         """
         arguments = self._chunk_arguments(chunk_duration_ms)
         if len(waveforms) == 1 or self._pads_well:
-            return self._hear(waveforms, **arguments)
-        parts = [self._hear([waveform], **arguments) for waveform in waveforms]
+            return self._compute(waveforms, **arguments)
+        parts = [self._compute([waveform], **arguments) for waveform in waveforms]
         rows = [log_probs[0] for log_probs, _ in parts]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.cat([lengths for _, lengths in parts])
 
@@ -165,19 +166,21 @@ class Recognizer:
     def _pads_well(self) -> bool:
         """Whether padding leaves a batch's utterances as they are, tried on noise.
 
-        Many models let it leak in, through convolutions or statistics over the batch, and no flag says which do.
+        Many models let it leak in, through convolutions or statistics over the batch, and no flag tells which do.
         """
         waveforms = [_noise(seconds) for seconds in _TRIAL_SECONDS]
         if "attention_mask" not in self._features(waveforms):
             return False
-        together, lengths = self._hear(waveforms)
+        together, lengths = self._compute(waveforms)
         for row, length, waveform in zip(together, lengths.tolist(), waveforms, strict=True):
-            alone, (own_length,) = self._hear([waveform])
+            alone, (own_length,) = self._compute([waveform])
             if own_length != length or not torch.allclose(row[:length], alone[0, :length], rtol=1e-3, atol=1e-3):
                 return False
         return True
 
-    def _hear(self, waveforms: Sequence[NDArray[np.float32]], **arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def _compute(
+        self, waveforms: Sequence[NDArray[np.float32]], **arguments: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         inputs = self._features(waveforms).to(self.model.device)
         with torch.inference_mode():
             output = self.model(**inputs, **arguments)
@@ -218,7 +221,9 @@ class Recognizer:
             return {"chunk_size": self.model.config.chunk_frames(chunk_duration_ms) if chunk_duration_ms else 0}
         if chunk_duration_ms:
             kind = type(self.model).__name__
-            raise ValueError(f"{kind} hears whole utterances, not chunks of {chunk_duration_ms} ms; Chunk SSL does.")
+            raise ValueError(
+                f"{kind} takes whole utterances, not chunks of {chunk_duration_ms} ms; Chunk SSL takes both."
+            )
         return {}
 
 
