@@ -1,4 +1,4 @@
-"""The cache of a batch of streams: what later streaming steps need of the steps before.
+"""The cache of a batch of streams: keys, values and convolution inputs of earlier chunks.
 
 Shape letters: B streams, S cached frames, C frames per chunk, H heads, d head dimension, D hidden size.
 """
@@ -12,14 +12,14 @@ from torch.utils import _pytree as pytree
 
 
 class ConformerCache:
-    """What a batch of streams keeps between steps: keys, values and convolution inputs of the chunks gone by.
+    """Keys, values and convolution inputs of a batch of streams, kept from one streaming step to the next.
 
-    Every stream keeps its own place and validity, so that streams of different age share a batch. A step writes its
-    chunk behind the frames kept so far and its look-ahead behind the chunk; `advance` then keeps the chunk and lets
-    the look-ahead go. Written in place: for inference, not for training.
+    Every stream has its own position and validity, so that streams of different ages share a batch. A step writes its
+    chunk behind the frames kept so far, and its look-ahead behind the chunk. `advance` then keeps the chunk and drops
+    the look-ahead. Tensors are written in place, so a cache serves inference only.
 
     Args:
-        left_context_frames: frames that stay visible, S at most; all, if absent.
+        left_context_frames: encoder frames that stay visible, S at most; all, if absent.
     """
 
     def __init__(self, left_context_frames: int | None = None):
@@ -74,8 +74,10 @@ class ConformerCache:
 
     @staticmethod
     def _with_room(kept: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """The same frames in a room half as large again as the next step needs: moving costs O(1) a frame, whether the
-        cache grows or forgets as much as it learns."""
+        """Copy frames into a room half as large again as the next step needs.
+
+        Copying then costs O(1) a frame, whether the cache grows or drops as much as it takes in.
+        """
         batch, heads, length, size = kept.shape
         room = kept.new_empty(batch, heads, (length + num_frames) * 3 // 2, size)
         room[:, :, :length] = kept
@@ -100,9 +102,10 @@ class ConformerCache:
     def extend_convolution_input(
         self, layer_idx: int, frames: torch.Tensor, chunk_size: int, context: int
     ) -> torch.Tensor:
-        """A step's frames (B, L, D) between the `context` frames before them and as many zeros.
+        """Put a step's frames (B, L, D) between the `context` frames before them and as many zeros.
 
-        Kept for the next step: the `context` frames up to the end of the chunk, the first `chunk_size` frames.
+        The last `context` frames up to the end of the chunk, which is the first `chunk_size` frames, are kept for the
+        next step.
         """
         zeros = frames.new_zeros(frames.shape[0], context, frames.shape[2])
         row = torch.cat([self.convolution_inputs.get(layer_idx, zeros), frames, zeros], dim=1)

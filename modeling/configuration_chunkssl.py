@@ -116,7 +116,7 @@ class ChunkSSLConfig(QuantizerConfig):
     def validate_chunks(self) -> None:
         """Refuse chunks that no pass can be cut into."""
         if self.chunk_size < 0:
-            raise ValueError(f"chunk_size must be 0 (offline) or a number of frames, got {self.chunk_size}.")
+            raise ValueError(f"chunk_size must be 0 (offline) or a number of encoder frames, got {self.chunk_size}.")
         if self.num_lookahead_chunks not in (0, 1):
             raise ValueError(f"num_lookahead_chunks must be 0 or 1, got {self.num_lookahead_chunks}.")
         if self.left_context_chunks is not None and self.left_context_chunks < 0:

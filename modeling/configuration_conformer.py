@@ -167,12 +167,12 @@ class ConformerConfig(SpeechSSLConfig):
         ctc_zero_infinity (`bool`, defaults to `True`): Whether utterances with more labels than frames count as zero
             instead of infinity.
         mask_time_prob (`float`, defaults to 0.05): SpecAugment in fine-tuning: share of the 10 ms frames that would be
-            hidden if spans never overlapped; 0 switches it off.
-        mask_time_length (`int`, defaults to 10): Length of a hidden time span in 10 ms frames.
+            masked if spans never overlapped; 0 switches it off.
+        mask_time_length (`int`, defaults to 10): Length of a masked time span in 10 ms frames.
         mask_time_min_masks (`int`, defaults to 1): Least number of time spans per utterance.
         mask_feature_prob (`float`, defaults to 0.1): The same along the mel bins.
-        mask_feature_length (`int`, defaults to 8): Width of a hidden band in mel bins.
-        mask_feature_min_masks (`int`, defaults to 0): Least number of hidden bands per utterance.
+        mask_feature_length (`int`, defaults to 8): Width of a masked band in mel bins.
+        mask_feature_min_masks (`int`, defaults to 0): Least number of masked bands per utterance.
         final_dropout (`float`, defaults to 0.0): Dropout of the encoder output before the CTC head.
     """
 

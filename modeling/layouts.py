@@ -38,7 +38,7 @@ Span = tuple[int, int]  # frames [begin, end) of a layout
 
 
 class Layout(Protocol):
-    """What the encoder asks a layout: T frames went in, L frames lie in it."""
+    """The answers that the encoder needs from a layout of L frames, into which T frames went."""
 
     @property
     def frame_mask(self) -> torch.Tensor | None:
@@ -75,7 +75,7 @@ class Layout(Protocol):
         """
 
     def join_after_convolution(self, rows: torch.Tensor) -> torch.Tensor:
-        """The way back, once the convolution has used up the contexts: -> (B, L, D)."""
+        """Put the rows back in their places, once the convolution has used up the contexts: -> (B, L, D)."""
 
     def base_frames(self, frames: torch.Tensor) -> torch.Tensor:
         """Outputs for the frames that went in: (B, L, D) -> (B, T, D)."""
@@ -167,7 +167,7 @@ class ChunkLayout:
         unpadded: bool = False,
     ):
         if chunk_size < 1:
-            raise ValueError(f"A chunk needs at least 1 frame, got chunk_size = {chunk_size}.")
+            raise ValueError(f"chunk_size counts encoder frames and must be at least 1, got {chunk_size}.")
         self.num_frames = frame_mask.shape[1]
         self.chunk_size = chunk_size
         num_chunks = -(-self.num_frames // chunk_size)
@@ -242,7 +242,7 @@ class ChunkLayout:
         dropout: float,
         layer_idx: int,
     ) -> tuple[torch.Tensor, None]:
-        """Fused attention, window by window: (B, H, L, d) each -> (B, L, H, d).
+        """Run fused attention window by window: (B, H, L, d) each -> (B, L, H, d).
 
         A window is a chunk or some small ones. Chunk i's queries, base and extended, all see the same keys, so a
         window of one chunk needs no mask but for padding. No score outside of the windows is ever computed.
@@ -291,8 +291,7 @@ class ChunkLayout:
         return torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill(~visible, float("-inf"))
 
     def split_for_convolution(self, frames: torch.Tensor, context: int, layer_idx: int) -> torch.Tensor:
-        """Each chunk as the convolution sees it: (B, L, D) -> (B * M, context + 2C + context, D), or C for 2C without
-        look-ahead.
+        """Make a row of each chunk: (B, L, D) -> (B * M, context + 2C + context, D), or C for 2C without look-ahead.
 
         A row holds the `context` frames before the chunk (zeros before the utterance), the chunk, its look-ahead
         (zeros if it has none) and `context` zeros. Where chunks are shorter than `context`, the frames before the
@@ -307,7 +306,7 @@ class ChunkLayout:
         return torch.cat([row, F.pad(room, (0, 0, 0, context))], dim=2).flatten(0, 1)
 
     def join_after_convolution(self, rows: torch.Tensor) -> torch.Tensor:
-        """The way back, once the convolution has used up the contexts: (B * M, 2C, D) -> (B, L, D)."""
+        """Put the rows back in their places: (B * M, 2C, D) -> (B, L, D)."""
         rows = rows.unflatten(0, (-1, self.num_chunks))
         base = rows[:, :, : self.chunk_size].flatten(1, 2)
         if not self.extended_length:
@@ -340,8 +339,10 @@ def _join_all(tensor: torch.Tensor, pairs: list[tuple[Span, Span]]) -> Iterable[
 
 
 class _JoinAll(torch.autograd.Function):
-    """`_join` of every pair of spans, whose gradients are added up in one tensor. Slices would make one as long as the
-    utterance for every slice: a sixth of a whole step at 75 s."""
+    """Applies `_join` to every pair of spans, and adds up their gradients in one tensor.
+
+    Slices would each make a gradient as long as the utterance, which takes a sixth of a whole step at 75 s.
+    """
 
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor, pairs: list[tuple[Span, Span]]) -> tuple[torch.Tensor, ...]:

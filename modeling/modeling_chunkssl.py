@@ -29,7 +29,13 @@ from .modeling_conformer import (
 from .modeling_ctc import ConformerForCTC, ConformerForCTCOutput
 from .modeling_fsq import FSQModel, FSQTokenizer
 from .modeling_pretraining import MaskedPredictionModel
-from .quantization import FrameLabels, FrozenModule, RandomProjectionQuantizer
+from .quantization import (
+    FrameLabels,
+    FrozenModule,
+    RandomProjectionQuantizer,
+    is_frozen_layer,
+    reset_frozen_layer,
+)
 
 _ONLY_FOR_PRETRAINING = [r"^quantizer\.", r"^\w+_use\.", r"^tokenizer\.", r"^prediction_head\.", r"^mask_vector$"]
 _MOST_COUNTED_LABELS = 65_537  # a prime, so that folding mixes the channels of a tokenizer
@@ -78,6 +84,9 @@ class ChunkSSLPreTrainedModel(ConformerPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        if is_frozen_layer(module):
+            reset_frozen_layer(module)
+            return
         super()._init_weights(module)
         if isinstance(module, (RandomProjectionQuantizer, LabelUse)):
             module.reset()
@@ -103,7 +112,7 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
         use_cache: bool = False,
         **kwargs: Any,
     ) -> ConformerModelOutput:
-        """Encode whole utterances, or with a cache the next chunk of every stream.
+        """Encode whole utterances or, with a cache, the next chunk of every stream.
 
         A whole utterance in chunks gives what its chunks give one by one with a cache.
 
@@ -145,7 +154,7 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
         lookahead: bool,
         keep_last: bool = True,
     ) -> ChunkLayout:
-        """The chunks of a batch of whole utterances; `chunk_size` in encoder frames."""
+        """Cut a batch of whole utterances into chunks of `chunk_size` encoder frames."""
         return ChunkLayout(
             all_real(stacked) if frame_mask is None else frame_mask,
             chunk_size,
@@ -158,9 +167,9 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
         )
 
     def fixed_cache(self, batch_size: int, left_context_frames: int) -> ConformerCache:
-        """An empty cache that has its final size already, so that all streaming steps have the same shapes.
+        """Make an empty cache that has its final size already, so that all streaming steps have the same shapes.
 
-        This is what an exported step needs. Elsewhere a cache grows from nothing, which saves time at the start.
+        An exported step needs this. Elsewhere a cache grows from nothing, which saves time at the start.
 
         Args:
             batch_size: streams in the batch.
@@ -187,7 +196,7 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
         cache: ConformerCache | None,
         **kwargs: Any,
     ) -> ConformerModelOutput:
-        """One streaming step: stacked frames of a chunk (B, C, stacked_size) and feature frames of its look-ahead."""
+        """Run one streaming step: stacked frames of a chunk (B, C, stacked_size), feature frames of its look-ahead."""
         batch_size, chunk_size = chunk.shape[:2]
         if cache is None:
             past = self.config.left_context_chunks
@@ -231,18 +240,18 @@ class ChunkSSLForCTC(ChunkSSLPreTrainedModel, ConformerForCTC):
         chunk_size: int | None = None,
         **kwargs: Any,
     ) -> ConformerForCTCOutput:
-        """Logits, and the CTC loss where labels are given.
+        """Compute logits, and the CTC loss where labels are given.
 
         Args:
             labels: (B, length) token ids, padded with -100.
-            chunk_size, and whatever else: as in [`ChunkSSLModel`].
+            chunk_size: encoder frames per chunk, as in [`ChunkSSLModel`], and so are all further arguments.
         """
         if self.training and chunk_size is None:
             chunk_size = self.draw_chunk_size()
         return super().forward(input_features, attention_mask, labels, chunk_size=chunk_size, **kwargs)
 
     def draw_chunk_size(self) -> int:
-        """Chunk size of a fine-tuning step; 0 is offline."""
+        """Draw the chunk size of a fine-tuning step, in encoder frames; 0 is offline."""
         if torch.rand(()) >= self.config.streaming_prob:
             return 0
         return self.config.chunk_frames(draw(self.config.streaming_durations_ms))
@@ -439,7 +448,7 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
 
 
 def all_real(frames: torch.Tensor) -> torch.Tensor:
-    """A mask for frames (B, T, D) without padding: (B, T) bool."""
+    """Make a mask for frames (B, T, D) without padding: (B, T) bool."""
     return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
 
 

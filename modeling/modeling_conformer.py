@@ -261,19 +261,19 @@ class ConformerModel(ConformerPreTrainedModel):
         return self.encode(self.project(stacked), self.whole_layout(stacked, frame_mask), frame_mask, **kwargs)
 
     def project(self, stacked: torch.Tensor) -> torch.Tensor:
-        """First projection: (B, T, stacked_size) -> (B, T, D)."""
+        """Apply the first projection: (B, T, stacked_size) -> (B, T, D)."""
         # Not the dtype of the layer's weight: a layer that int8 quantization has put in its place has no such weight.
         hidden_states = self.feature_projection(stacked.to(self.dtype))
         return F.dropout(hidden_states, self.config.hidden_dropout, self.training)
 
     def whole_layout(self, frames: torch.Tensor, frame_mask: torch.Tensor | None) -> WholeLayout:
-        """The layout of a pass over whole utterances: frames (B, T, ...), (B, T) bool."""
+        """Return the layout of a pass over whole utterances: frames (B, T, ...), (B, T) bool."""
         return WholeLayout(frames.shape[1], frame_mask, self.config.attention_window)
 
     def encode(
         self, hidden_states: torch.Tensor, layout: Layout, frame_mask: torch.Tensor | None, **kwargs: Any
     ) -> ConformerModelOutput:
-        """All blocks in a layout, and of their outputs those for the T frames that went in.
+        """Run all blocks in a layout, and return their outputs for the T frames that went in.
 
         Args:
             hidden_states: (B, L, D), projected frames in the order of the layout.
@@ -292,7 +292,7 @@ class ConformerModel(ConformerPreTrainedModel):
 
     @capture_outputs
     def record_layers(self, hidden_states: torch.Tensor, **kwargs: Any) -> BaseModelOutput:
-        """`run_layers`, with the hidden states and attentions that `kwargs` or the config ask for."""
+        """Call `run_layers`, and record the hidden states and attentions that `kwargs` or the config ask for."""
         return BaseModelOutput(last_hidden_state=self.run_layers(hidden_states, **kwargs))
 
     def run_layers(
@@ -304,7 +304,7 @@ class ConformerModel(ConformerPreTrainedModel):
         layout: Layout | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Blocks `start` to `stop` (not included): (B, L, D) -> (B, L, D).
+        """Run blocks `start` to `stop` (not included): (B, L, D) -> (B, L, D).
 
         Args:
             hidden_states: frames in the order of the layout.
@@ -320,7 +320,7 @@ class ConformerModel(ConformerPreTrainedModel):
         return hidden_states
 
     def make_attention_mask(self, hidden_states: torch.Tensor, layout: Layout) -> Any:
-        """The mask that the chosen attention implementation wants; `None` where it needs none."""
+        """Make the mask of the chosen attention implementation, or `None` where it needs none."""
         if not layout.dense:
             return None
         return create_bidirectional_mask(
@@ -331,8 +331,8 @@ class ConformerModel(ConformerPreTrainedModel):
         )
 
     def skip_at_random(self, output: torch.Tensor, skipped: torch.Tensor) -> torch.Tensor:
-        """LayerDrop. The block is computed either way: a process that skips alone would leave the others waiting for
-        its gradients."""
+        """Apply LayerDrop. The block is computed either way, because a process that skipped it alone would leave the
+        others waiting for its gradients."""
         if not self.training or self.config.layerdrop == 0:
             return output
         return torch.where(torch.rand((), device=output.device) < self.config.layerdrop, skipped, output)

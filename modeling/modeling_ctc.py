@@ -20,7 +20,7 @@ from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
 
 @dataclass
 class ConformerForCTCOutput(CausalLMOutput):
-    """CTC `loss` (0-dim), `logits` (B, T, V) and what the encoder returned beside its last hidden state."""
+    """CTC `loss` (0-dim), `logits` (B, T, V), and the encoder's outputs but for its last hidden state."""
 
     past_key_values: ConformerCache | None = None
 
@@ -28,7 +28,7 @@ class ConformerForCTCOutput(CausalLMOutput):
 class ConformerForCTC(ConformerPreTrainedModel):
     """An encoder with a linear CTC head; each family says which encoder.
 
-    Frames that are padding always say blank, so that batched decoding of the logits adds nothing to the text.
+    Padded frames get the logits of a certain blank, so that decoding a batch adds nothing to a text.
     """
 
     encoder_class = ConformerModel
@@ -47,10 +47,10 @@ class ConformerForCTC(ConformerPreTrainedModel):
         labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> ConformerForCTCOutput:
-        """Logits of every encoder frame, and the CTC loss where labels are given.
+        """Compute logits of every encoder frame, and the CTC loss where labels are given.
 
         Args:
-            input_features: (B, F, num_mel_bins). In training, SpecAugment hides parts of them.
+            input_features: (B, F, num_mel_bins). In training, SpecAugment masks parts of them.
             attention_mask: (B, F), non-zero where a frame is real.
             labels: (B, L) token ids, padded with -100 (or any negative number) or with the blank, which no text holds.
 
@@ -82,26 +82,26 @@ class ConformerForCTC(ConformerPreTrainedModel):
         )
 
     def spec_augment(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Hide spans of frames and bands of mel bins, setting them to 0, the mean of normalized features."""
+        """Mask spans of frames and bands of mel bins with 0, the mean of normalized features."""
         config, (batch, frames, bins) = self.config, input_features.shape
         device = input_features.device
         if config.mask_time_prob > 0:
             lengths = torch.full((batch,), frames, device=device)
             lengths = lengths if attention_mask is None else attention_mask.sum(-1)
-            hidden = draw_spec_augment_mask(
+            masked = draw_spec_augment_mask(
                 lengths, frames, config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks
             )
-            input_features = input_features.masked_fill(hidden[:, :, None], 0.0)
+            input_features = input_features.masked_fill(masked[:, :, None], 0.0)
         if config.mask_feature_prob > 0:
             lengths = torch.full((batch,), bins, device=device)
-            hidden = draw_spec_augment_mask(
+            masked = draw_spec_augment_mask(
                 lengths, bins, config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks
             )
-            input_features = input_features.masked_fill(hidden[:, None, :], 0.0)
+            input_features = input_features.masked_fill(masked[:, None, :], 0.0)
         return input_features
 
     def ctc_loss(self, logits: torch.Tensor, frame_mask: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor:
-        """CTC (Graves et al. 2006) in float32, averaged or summed as the config says."""
+        """Compute CTC (Graves et al. 2006) in float32, averaged or summed as the config says."""
         if labels.numel() and labels.max() >= self.config.vocab_size:
             raise ValueError(
                 f"Labels must lie below vocab_size = {self.config.vocab_size}, got {int(labels.max())}. Load the "
@@ -124,7 +124,7 @@ class ConformerForCTC(ConformerPreTrainedModel):
     def generate(
         self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> torch.Tensor:
-        """Greedy CTC path: the best token of every frame, (B, T) int64; padded frames say blank.
+        """Greedy CTC path: the best token of every frame, (B, T) int64; the blank at padded frames.
 
         `processor.batch_decode` joins repeats and drops blanks.
         """

@@ -27,7 +27,7 @@ from .quantization import FrameLabels
 
 @dataclass
 class FSQModelOutput(ModelOutput):
-    """Loss, diagnostics and what the model made of the batch.
+    """Loss, diagnostics, tokens and reconstruction of a batch.
 
     Args:
         loss: mean squared error over real frames and features; the features have variance 1.
@@ -36,7 +36,7 @@ class FSQModelOutput(ModelOutput):
         codebook_usage: different codes in the batch, as a share of what its frames and the codebook allow.
         level_usage: share of the levels in use, mean over channels.
         level_perplexity: exponential of the entropy of the levels' frequencies, mean over channels.
-        channel_perplexities: (R,), the same of each channel; near 1 a channel says nothing.
+        channel_perplexities: (R,), the same of each channel; near 1, a channel has the same level in all frames.
         digits: (B, T, R) int64, the level of each channel; of no meaning at padded frames.
         reconstruction: (B, T, I), the stacked features, each normalized over its utterance.
         attention_mask: (B, T) int64, 1 where a stacked frame is real; `None` if none was given.
@@ -90,7 +90,7 @@ class FSQResNet(nn.Module):
 
 
 class FSQTokenizer(nn.Module):
-    """Stacked frames -> digits: what Chunk SSL keeps of the model, frozen.
+    """Turns stacked frames into digits. Chunk SSL keeps this part of the model, frozen.
 
     Args:
         config: any config with `num_mel_bins`, `frame_stacking`, `fsq_levels`, `fsq_hidden_size` and
@@ -105,15 +105,15 @@ class FSQTokenizer(nn.Module):
 
     @torch.no_grad()
     def forward(self, stacked: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
-        """Digits of whole utterances: (B, T, I), (B, T) bool -> (B, T, R) int64; of no meaning at padded frames."""
+        """Compute digits of utterances: (B, T, I), (B, T) bool -> (B, T, R) int64; of no meaning at padded frames."""
         return self.quantizer.digits(self.values(self.normalize(stacked, frame_mask), frame_mask))
 
     def values(self, normalized: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
-        """What is quantized: (B, T, I), (B, T) bool -> (B, T, R)."""
+        """Compute the values that are quantized: (B, T, I), (B, T) bool -> (B, T, R)."""
         return self.code_proj(self.encoder(normalized, frame_mask))
 
     def normalize(self, stacked: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
-        """Each feature to mean 0 and variance 1 over the real frames of its utterance: (B, T, I) -> (B, T, I) float32.
+        """Normalize each feature over the real frames of its utterance: (B, T, I) -> (B, T, I) float32.
 
         This undoes any earlier scale and shift per feature: the global normalization of the feature extractor changes
         no token. Padded frames become 0.
@@ -138,7 +138,7 @@ class FSQModel(SpeechSSLPreTrainedModel):
     def forward(
         self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> FSQModelOutput:
-        """Tokens, reconstruction and loss of a batch of utterances.
+        """Compute tokens, reconstruction and loss of a batch of utterances.
 
         Args:
             input_features: (B, F, num_mel_bins), log-mel frames of 10 ms, normalized in whatever way.
@@ -168,7 +168,7 @@ class FSQModel(SpeechSSLPreTrainedModel):
 
     @torch.no_grad()
     def tokenize(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Digits of a batch of utterances: (B, F, num_mel_bins), (B, F) -> (B, T, R) int64.
+        """Compute the digits of a batch of utterances: (B, F, num_mel_bins), (B, F) -> (B, T, R) int64.
 
         Those of padded frames have no meaning. `tokenizer.quantizer.indices_from_digits` makes one number of each row.
         """

@@ -37,7 +37,7 @@ class SpeechSSLPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
 
     def _get_feat_extract_output_lengths(self, input_lengths: torch.Tensor | int) -> torch.Tensor | int:
-        """Encoder frames of `input_lengths` feature frames: an incomplete stack at the end is dropped."""
+        """Return the encoder frames of `input_lengths` feature frames; an incomplete stack at the end is dropped."""
         return input_lengths // self.config.frame_stacking
 
     def stack_frames(
@@ -76,7 +76,9 @@ class SpeechSSLPreTrainedModel(PreTrainedModel):
 
 
 def normalize_over_frames(states: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
-    """Each feature to mean 0 and variance 1 over the real frames of its utterance: (B, T, D) -> (B, T, D) float32.
+    """Scale each feature to mean 0 and variance 1 over the real frames of its utterance.
+
+    (B, T, D) of any dtype -> (B, T, D) float32.
 
     Padded frames become 0, and so does a feature that does not vary.
     """

@@ -90,6 +90,8 @@ class FrozenModule(Float32Buffers, Generic[FrozenPart]):
             for name, parameter in list(part._parameters.items()):
                 del part._parameters[name]
                 part.register_buffer(name, None if parameter is None else parameter.detach())
+            if is_frozen_layer(part):
+                reset_frozen_layer(part)
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -97,6 +99,24 @@ class FrozenModule(Float32Buffers, Generic[FrozenPart]):
         device_type = next(self.buffers()).device.type
         with torch.autocast(device_type, enabled=False):
             return self.module(*args, **kwargs)
+
+
+def is_frozen_layer(module: nn.Module) -> bool:
+    """Whether this is a linear layer or a convolution whose weights a `FrozenModule` has made buffers."""
+    return isinstance(module, (nn.Linear, nn.Conv1d)) and "weight" in module._buffers
+
+
+@torch.no_grad()
+def reset_frozen_layer(layer: nn.Module) -> None:
+    """Write a frozen layer's initial values: the same at every call, whatever the seed.
+
+    They stand for the weights of a trained module until these are loaded.
+    """
+    with torch.device("cpu"):  # models are also built under the meta device, which draws nothing
+        generator = torch.Generator().manual_seed(0)
+        for buffer in layer.buffers(recurse=False):
+            fan_in = max(1, buffer[0].numel())
+            init.copy_(buffer, fan_in**-0.5 * torch.randn(buffer.shape, generator=generator, dtype=torch.float32))
 
 
 class RandomProjectionQuantizer(Float32Buffers):

@@ -2,6 +2,7 @@
 
 import math
 
+import conformance
 import pytest
 import torch
 from helpers import padded_features, tiny_chunkssl
@@ -158,3 +159,32 @@ def test_fine_tuning_draws_offline_and_streaming_steps(monkeypatch):
     model.train()(features, chunk_size=0)
     model.eval()(features)
     assert sizes == [8, 4]
+
+
+def test_an_untrained_tokenizer_has_the_same_weights_wherever_it_is_built():
+    """Its weights are buffers, which transformers expects to be what the configuration says."""
+    torch.manual_seed(1)
+    one = ChunkSSLForPreTraining(tiny_chunkssl())
+    with torch.device("meta"):
+        other = ChunkSSLForPreTraining(tiny_chunkssl())
+    other.to_empty(device="cpu").init_weights()
+    buffers = dict(other.named_buffers())
+    for name, values in one.named_buffers():
+        assert torch.equal(buffers[name], values), name
+    assert one.tokenizer.module.code_proj.weight.std() > 0.1
+
+
+@torch.no_grad()
+def test_outputs_are_the_same_as_a_tuple():
+    """Transformers' own test of this has utterances too short for a mask: the exception in conformance.py."""
+    (name,) = conformance.EXCEPTIONS
+    assert name.startswith("ChunkSSLForPreTraining::")
+    model = ChunkSSLForPreTraining(tiny_chunkssl(chunk_durations_ms=[640])).eval()
+    short = model(torch.randn(2, 64, 80))
+    assert short.num_masked_frames == 0 and short.logits.numel() == 0
+    features = torch.randn(2, 128, 80)
+    output = model(features, output_hidden_states=True)
+    in_order = model(features, output_hidden_states=True, return_dict=False)
+    assert output.num_masked_frames > 0 and len(in_order) == len(output.to_tuple())
+    for one, other in zip(in_order, output.to_tuple(), strict=True):
+        torch.testing.assert_close(one, other)
