@@ -168,7 +168,7 @@ def test_without_a_verdict_the_log_tells_of_the_labels(tmp_path):
     lines = [
         {"step": 1, **early},
         {"step": 2, "accuracy": 0.5, **late},
-        {"step": 2, "eval_loss": 1.0, "eval_top_label_share": 0.9},
+        {"step": 2, **{f"eval_{name}": 0.9 for name in statistics}},
     ]
     folder = folder_of_run(tmp_path, "BiRQForPreTraining")
     (folder / "train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
