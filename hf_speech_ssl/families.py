@@ -190,7 +190,10 @@ CTC_HEAD = (
     *("vocab_size", "mask_time_prob", "mask_time_length", "mask_feature_prob", "mask_feature_length"),
     *("hidden_dropout", "final_dropout"),
 )
-RANDOM_PROJECTION = ("codebook_size", "codebook_dim", "num_codebooks")
+CODEBOOKS = (
+    *("codebook_size", "codebook_dim", "num_codebooks", "codebook_distance", "codebook_refinements"),
+    *("projection_kind", "label_normalization"),
+)
 TOKENIZER = ("fsq_levels", "fsq_hidden_size", "fsq_num_hidden_layers")
 
 _BIRQ_RECIPE = (
@@ -226,9 +229,9 @@ FAMILIES = (
         fields=(*FEATURES, *CONFORMER, "attention_window"),
         ctc_fields=CTC_HEAD,
         pretraining_fields=(
-            *RANDOM_PROJECTION,
+            *CODEBOOKS,
             *("label_layer", "gumbel_temperature", "enhanced_loss_weight", "anchor_loss_weight"),
-            *("detach_enhanced_labels", "mask_start_prob", "mask_length", "mask_noise_std"),
+            *("detach_enhanced_labels", "unmasked_loss_weight", "mask_start_prob", "mask_length", "mask_noise_std"),
         ),
         override="enhanced_loss_weight=0",
         recipe=_BIRQ_RECIPE,
@@ -256,7 +259,7 @@ FAMILIES = (
         fields=(*FEATURES, *CONFORMER, "num_lookahead_chunks", "left_context_chunks"),
         ctc_fields=("streaming_durations_ms", "streaming_prob", *CTC_HEAD),
         pretraining_fields=("chunk_durations_ms", "label_kind", "loss_kind"),
-        label_fields={"fsq": TOKENIZER, "random_projection": RANDOM_PROJECTION},
+        label_fields={"fsq": TOKENIZER, "random_projection": CODEBOOKS},
         override="num_hidden_layers=8",
         recipe=_CHUNK_SSL_RECIPE,
         preset_notes={
