@@ -13,19 +13,18 @@ and continued, with more rows or seeds. The table is made anew from all lines; `
 """
 
 import argparse
-import csv
 import json
 import os
-import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from common import machine
+from labels_data import Utterance, read_folder, split_speakers, write_table
 from labels_report import write_report
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -56,19 +55,6 @@ ROWS: dict[str, str | None] = {
 
 
 @dataclass(frozen=True)
-class Utterance:
-    """A row of a folder's metadata.
-
-    Args:
-        audio: absolute path.
-    """
-
-    audio: str
-    text: str
-    speaker_id: str
-
-
-@dataclass(frozen=True)
 class Run:
     """One line to be made: which pretraining, which fine-tuning.
 
@@ -86,30 +72,6 @@ class Run:
     def folder_name(self) -> str:
         """The row and the seed, as the name of a folder."""
         return f"{self.row}-{self.seed}".replace(", ", "-").replace(" ", "_")
-
-
-def read_folder(folder: Path) -> list[Utterance]:
-    """The utterances that a folder's metadata.csv lists."""
-    with open(folder / "metadata.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [Utterance(str((folder / row["file_name"]).resolve()), row["text"], row["speaker_id"]) for row in rows]
-
-
-def split_speakers(options: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Test and training speakers of the fine-tuning folder, the same for the same seed."""
-    speakers = sorted({one.speaker_id for one in read_folder(options.finetuning_folder)})
-    random.Random(options.split_seed).shuffle(speakers)
-    if options.test_speakers:
-        test = options.test_speakers
-        return test, [speaker for speaker in speakers if speaker not in test]
-    return speakers[: options.num_test_speakers], speakers[options.num_test_speakers :]
-
-
-def write_table(file: Path, utterances: Iterable[Utterance]) -> Path:
-    """A data set as JSON lines, which the training scripts read."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(asdict(one)) + "\n" for one in utterances), encoding="utf-8")
-    return file
 
 
 def call_script(script: str, output_dir: Path, **flags: Any) -> None:
@@ -134,7 +96,9 @@ class Benchmark:
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
-        self.test, self.others = split_speakers(options)
+        self.test, self.others = split_speakers(
+            options.finetuning_folder, options.num_test_speakers, options.split_seed, options.test_speakers
+        )
         self.folder = options.work_dir / options.finetuning_folder.name
         kept = {Path(one.audio) for one in self.spoken_by(self.test)}
         audio = [one for folder in options.pretraining_folders for one in read_folder(folder)]

@@ -1,0 +1,49 @@
+"""The folders that `labels.py` reads, and the speakers it leaves out."""
+
+import csv
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A row of a folder's metadata.
+
+    Args:
+        audio: absolute path.
+    """
+
+    audio: str
+    text: str
+    speaker_id: str
+
+
+def read_folder(folder: Path) -> list[Utterance]:
+    """The utterances that a folder's metadata.csv lists."""
+    with open(folder / "metadata.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [Utterance(str((folder / row["file_name"]).resolve()), row["text"], row["speaker_id"]) for row in rows]
+
+
+def split_speakers(
+    folder: Path, num_test_speakers: int, seed: int, test_speakers: Sequence[str] | None = None
+) -> tuple[list[str], list[str]]:
+    """Test speakers and the others, in an order that the seed fixes.
+
+    Args:
+        test_speakers: by name, instead of the first `num_test_speakers`.
+    """
+    speakers = sorted({one.speaker_id for one in read_folder(folder)})
+    random.Random(seed).shuffle(speakers)
+    test = list(test_speakers or speakers[:num_test_speakers])
+    return test, [speaker for speaker in speakers if speaker not in test]
+
+
+def write_table(file: Path, utterances: Iterable[Utterance]) -> Path:
+    """A data set as JSON lines, which the training scripts read."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(asdict(one)) + "\n" for one in utterances), encoding="utf-8")
+    return file
