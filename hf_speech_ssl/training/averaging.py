@@ -78,10 +78,8 @@ def average_checkpoints(
     folders = [run_dir / name for name in average.checkpoints]
     newest = max(folders, key=step_of)
     model = load_any_model(newest)
-    # Entry 7 of two codebooks may stand for two sounds: what a quantizer has learned is no mean.
-    names: set[str] = getattr(model, "learned_buffers", set())
-    learned = {name: tensor for name, tensor in model.named_buffers() if name in names}
-    fixed = {name for name, _ in model.named_buffers()} - names
+    learned = learned_labels(model)
+    fixed = {name for name, _ in model.named_buffers()} - learned.keys()
     model.load_state_dict(mean_of_weights(folders, fixed, learned) | learned)
     save_model(output_dir, model, load_processor(newest))
     write_json(output_dir / AVERAGING_FILE, asdict(average))
@@ -129,6 +127,16 @@ def metric_of_run(run_dir: Path, checkpoint: Path) -> str:
 def logged_values(run_dir: Path, metric: str) -> dict[int, float]:
     """The finite values of a metric in a run's log, by update."""
     return {step: values[metric] for step, values in read_log(run_dir) if math.isfinite(values.get(metric, math.nan))}
+
+
+def learned_labels(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The state of quantizers that learn, which is no mean: entry 7 of two codebooks may stand for two sounds."""
+    return {
+        f"{prefix}.{name}": tensor
+        for prefix, module in model.named_modules()
+        if getattr(module, "learns", False)
+        for name, tensor in module.state_dict().items()
+    }
 
 
 def mean_of_weights(
