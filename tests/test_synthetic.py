@@ -1,7 +1,10 @@
 """The synthetic corpus: the same whenever it is made, splits that share nothing, times that fit the sound."""
 
+import hashlib
+import importlib.metadata
 import io
 import itertools
+import json
 import random
 import threading
 from pathlib import Path
@@ -130,6 +133,44 @@ def test_noise_has_the_ratio_asked_for(snr_db):
         assert measured == pytest.approx(snr_db, abs=0.5)
 
 
+def speech_dbfs(row: dict) -> float:
+    speech = slice(*(round(row["words"][i][key] * SAMPLING_RATE) for i, key in ((0, "start"), (-1, "end"))))
+    return 10 * np.log10(np.mean(waveform(row)[speech] ** 2))
+
+
+def test_varied_levels_differ_between_voices_and_utterances_and_leave_the_words_alone():
+    equal = [utterance(CLEAN, index) for index in range(60)]
+    varied = [utterance(recipe(levels="varied"), index) for index in range(60)]
+    for one, other in zip(equal, varied, strict=True):
+        assert {k: v for k, v in one.items() if k != "audio"} == {k: v for k, v in other.items() if k != "audio"}
+    levels = np.array([speech_dbfs(row) for row in varied])
+    assert levels.max() - levels.min() > 25 and levels.min() > -62 and levels.max() < -18
+    assert np.std([speech_dbfs(row) for row in equal]) < 4 < np.std(levels)
+    assert varied == [utterance(recipe(levels="varied"), index) for index in range(60)]
+    in_silence = [np.abs(waveform(row)[:1200]).max() for row in varied]
+    assert all(quiet > 0 for quiet in in_silence)  # noise is everywhere
+
+
+def test_a_voice_has_a_level_of_its_own():
+    by_voice: dict[str, list[float]] = {}
+    for index in range(250):
+        row = utterance(recipe(levels="varied", noise_snr_db=100.0), index)
+        by_voice.setdefault(row["speaker_id"], []).append(speech_dbfs(row))
+    within = np.mean([np.ptp(levels) for levels in by_voice.values() if len(levels) > 1])
+    assert np.ptp([np.mean(levels) for levels in by_voice.values()]) > 20 > within
+
+
+def test_a_corpus_of_equal_levels_has_the_name_that_it_had_before_there_were_others():
+    """So that corpora on disk are found again."""
+    key = {"split": "train", "grammar": "small", "seed": 0, "noise_snr_db": None, "reverberation": False}
+    key |= {"num_sentences": 7, "hours": None, "generator": synthetic.GENERATOR_VERSION}
+    key["espeakng_loader"] = importlib.metadata.version("espeakng-loader")
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    size = {"num_sentences": 7, "hours": None}
+    assert synthetic._folder_name(CLEAN, size) == f"small-train-{digest}"
+    assert synthetic._folder_name(recipe(levels="varied"), size) != f"small-train-{digest}"
+
+
 def test_loud_noise_does_not_clip():
     assert 0.9 < np.abs(waveform(utterance(recipe(noise_snr_db=-20), 0))).max() < 0.96
 
@@ -205,6 +246,7 @@ def test_two_at_once_make_it_once(tmp_path, said):
 def test_options_are_read_from_one_string():
     assert parse_synthetic_options(None) == parse_synthetic_options("") == {}
     assert parse_synthetic_options("full") == {"grammar": "full"}
+    assert parse_synthetic_options("levels=varied") == {"levels": "varied"}
     text = "sentences=500, grammar=small,seed=1,noise=12.5,reverb=true,eval_sentences=50"
     expected = {"num_sentences": 500, "grammar": "small", "seed": 1, "noise_snr_db": 12.5, "reverberation": True}
     assert parse_synthetic_options(text) == expected
@@ -232,6 +274,7 @@ def test_options_that_cannot_be_read(text, message):
     [
         ({"split": "dev"}, "no split 'dev'; needed: one of train, validation, test"),
         ({"grammar": "tiny"}, "no grammar 'tiny'; needed: one of small, full"),
+        ({"levels": "loud"}, "no levels 'loud'; needed: one of equal, varied"),
         ({"num_sentences": 3, "hours": 1.0}, "both num_sentences=3 and hours=1.0"),
         ({"num_sentences": 0}, "0 sentences.*needed: more than none"),
         ({"seed": -1}, "seed.*is -1; needed: 0 or more"),

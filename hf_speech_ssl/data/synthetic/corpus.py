@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from datasets import Audio, Dataset, Features, Value, load_from_disk
 from filelock import FileLock
 
 from .grammar import GRAMMARS, SPLITS
-from .utterances import SAMPLING_RATE, Recipe, utterance
+from .utterances import LEVELS, SAMPLING_RATE, Recipe, utterance
 
 # Part of every cache key: raise it when the same arguments come to mean other audio, text or times.
 GENERATOR_VERSION = 1
@@ -52,6 +52,7 @@ def build_synthetic(
     grammar: str = "small",
     noise_snr_db: float | None = None,
     reverberation: bool = False,
+    levels: str = "equal",
     cache_dir: str | os.PathLike[str] | None = None,
     num_proc: int | None = None,
 ) -> Dataset:
@@ -68,6 +69,9 @@ def build_synthetic(
         grammar: "small" (30 words, 3 to 6 a sentence) or "full" (277 words, 4 to 12 a sentence).
         noise_snr_db: speech over noise in dB; no noise by default.
         reverberation: put each utterance in a room of its own.
+        levels: "equal" (-30 to -20 dBFS), or "varied": each voice has a level of its own, up to 20 dB below that, each
+            utterance is up to 10 dB softer still, seven of ten are in a room, and noise lies 5 to 40 dB below the
+            speech, unless `noise_snr_db` says how far.
         cache_dir: where corpora are kept; by default $HF_SPEECH_SSL_CACHE, else ~/.cache/hf_speech_ssl.
         num_proc: processes that synthesise (started afresh, so that a script that asks for them needs
             `if __name__ == "__main__"`); this process alone by default.
@@ -84,7 +88,7 @@ def build_synthetic(
     if num_sentences is None and hours is None:
         num_sentences = DEFAULT_NUM_SENTENCES
     _check_length(num_sentences, hours)
-    recipe = _recipe(split, grammar, seed, noise_snr_db, reverberation)
+    recipe = _recipe(Recipe(split, grammar, seed, noise_snr_db, reverberation, levels))
     size = {"num_sentences": num_sentences, "hours": hours}
     target = _cache_folder(cache_dir) / _folder_name(recipe, size)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +109,7 @@ def parse_synthetic_options(text: str | None, split: str = "train") -> dict[str,
 
     Options: `sentences` or `hours`, and `eval_sentences` or `eval_hours`, which take their place for the splits
     validation and test; `grammar`, whose name may also stand alone ("full"); `seed`; `noise` (dB); `reverb` (true or
-    false).
+    false); `levels` (equal or varied).
 
     Raises:
         ValueError: an option that does not exist, comes twice or has a value that cannot be read.
@@ -140,6 +144,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "grammar": ("grammar", str, "small or full"),
     "seed": ("seed", int, "a whole number"),
     "noise": ("noise_snr_db", float, "a number of decibels"),
+    "levels": ("levels", str, "equal or varied"),
     "reverb": ("reverberation", {"true": True, "false": False}.__getitem__, "true or false"),
 }
 
@@ -152,18 +157,21 @@ def _check_length(num_sentences: int | None, hours: float | None) -> None:
         raise ValueError(f"A synthetic corpus of {num_sentences} sentences or {hours} hours; needed: more than none.")
 
 
-def _recipe(split: str, grammar: str, seed: int, noise_snr_db: float | None, reverberation: bool) -> Recipe:
-    if split not in SPLITS:
-        raise ValueError(f"The synthetic corpus has no split {split!r}; needed: one of {', '.join(SPLITS)}.")
-    if grammar not in GRAMMARS:
-        raise ValueError(f"The synthetic corpus has no grammar {grammar!r}; needed: one of {', '.join(GRAMMARS)}.")
-    if seed < 0:
-        raise ValueError(f"The seed of a synthetic corpus is {seed}; needed: 0 or more.")
-    if noise_snr_db is not None and not -100 <= noise_snr_db <= 100:
-        raise ValueError(
-            f"The noise of a synthetic corpus is {noise_snr_db} dB below the speech; needed: -100 to 100."
-        )
-    return Recipe(split, grammar, seed, None if noise_snr_db is None else float(noise_snr_db), bool(reverberation))
+def _recipe(asked: Recipe) -> Recipe:
+    """A recipe after a check of what it holds."""
+    choices = {"split": SPLITS, "grammar": tuple(GRAMMARS), "levels": LEVELS}
+    for name, known in choices.items():
+        value = getattr(asked, name)
+        if value not in known:
+            raise ValueError(f"The synthetic corpus has no {name} {value!r}; needed: one of {', '.join(known)}.")
+    if asked.seed < 0:
+        raise ValueError(f"The seed of a synthetic corpus is {asked.seed}; needed: 0 or more.")
+    noise = asked.noise_snr_db
+    if noise is not None and not -100 <= noise <= 100:
+        raise ValueError(f"The noise of a synthetic corpus is {noise} dB below the speech; needed: -100 to 100.")
+    return replace(
+        asked, noise_snr_db=None if noise is None else float(noise), reverberation=bool(asked.reverberation)
+    )
 
 
 def _cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
@@ -177,7 +185,8 @@ def _folder_name(recipe: Recipe, size: dict[str, Any]) -> str:
         espeak_version = importlib.metadata.version("espeakng-loader")
     except importlib.metadata.PackageNotFoundError:
         espeak_version = None  # told as an error when the first sentence is to be said
-    everything = {**asdict(recipe), **size, "generator": GENERATOR_VERSION, "espeakng_loader": espeak_version}
+    own = {name: value for name, value in asdict(recipe).items() if (name, value) != ("levels", "equal")}
+    everything = {**own, **size, "generator": GENERATOR_VERSION, "espeakng_loader": espeak_version}
     key = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
     return f"{recipe.grammar}-{recipe.split}-{key}"
 

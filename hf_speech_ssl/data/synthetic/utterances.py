@@ -37,10 +37,16 @@ VOICES = {
     "test": ("Annie", "edward", "f5", "klatt5", "rob", "robert", "steph", "steph2"),
 }  # fmt: skip
 
+LEVELS = ("equal", "varied")
+
 _WORDS_PER_MINUTE = (140, 200)
 _PITCH = (35, 65)  # of espeak-ng's 0 to 99
 _SILENCE_S = (0.1, 0.3)  # before and after the speech
 _LEVEL_DBFS = (-30.0, -20.0)  # RMS of the speech
+# With varied levels every voice is up to 20 dB softer than that, and each of its utterances by up to 10 dB more.
+_VOICE_GAIN_DB, _UTTERANCE_GAIN_DB = (-20.0, 0.0), (-10.0, 0.0)
+_VARIED_SNR_DB = (5.0, 40.0)
+_DRY_SHARE = 0.3  # of the utterances have no room where levels are varied
 _PEAK = 0.95
 
 
@@ -51,6 +57,16 @@ class Recipe:
     split: str
     grammar: str
     seed: int
+    noise_snr_db: float | None
+    reverberation: bool
+    levels: str = "equal"
+
+
+@dataclass(frozen=True)
+class _Surroundings:
+    """How loud an utterance is, and what is around it."""
+
+    gain_db: float
     noise_snr_db: float | None
     reverberation: bool
 
@@ -69,13 +85,15 @@ def utterance(recipe: Recipe, index: int) -> dict[str, Any]:
     lead, tail = (round(rng.uniform(*_SILENCE_S) * SAMPLING_RATE) for _ in range(2))
     waveform = _place(speech, lead, tail, level_dbfs=rng.uniform(*_LEVEL_DBFS))
     # Streams of their own: the words and the voice are the same with and without room and noise.
-    streams = np.random.SeedSequence([recipe.seed, zlib.crc32(recipe.split.encode()), index]).spawn(2)
-    room_rng, noise_rng = (np.random.default_rng(stream) for stream in streams)
-    if recipe.reverberation:
+    streams = np.random.SeedSequence([recipe.seed, zlib.crc32(recipe.split.encode()), index]).spawn(3)
+    room_rng, noise_rng, level_rng = (np.random.default_rng(stream) for stream in streams)
+    around = _surroundings(recipe, speaker, level_rng)
+    waveform *= 10 ** (around.gain_db / 20)
+    if around.reverberation:
         waveform = reverberate(waveform, room_rng)
-    if recipe.noise_snr_db is not None:
+    if around.noise_snr_db is not None:
         end = lead + round(len(speech.samples) * SAMPLING_RATE / espeak.SAMPLING_RATE)
-        waveform = add_noise(waveform, recipe.noise_snr_db, noise_rng, speech=slice(lead, end))
+        waveform = add_noise(waveform, around.noise_snr_db, noise_rng, speech=slice(lead, end))
     waveform *= min(1.0, _PEAK / np.abs(waveform).max())
     encoded = io.BytesIO()
     soundfile.write(encoded, waveform, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
@@ -87,6 +105,16 @@ def utterance(recipe: Recipe, index: int) -> dict[str, Any]:
         "phones": [{"phone": s.label, **_seconds(s, lead)} for s in speech.phones],
         "words": [{"word": s.label, **_seconds(s, lead)} for s in speech.words],
     }
+
+
+def _surroundings(recipe: Recipe, speaker: str, rng: np.random.Generator) -> _Surroundings:
+    """What the recipe says, or drawn for the voice and the utterance where levels are varied."""
+    if recipe.levels == "equal":
+        return _Surroundings(0.0, recipe.noise_snr_db, recipe.reverberation)
+    of_voice = random.Random(f"level/{speaker}").uniform(*_VOICE_GAIN_DB)
+    gain = of_voice + rng.uniform(*_UTTERANCE_GAIN_DB)
+    snr = rng.uniform(*_VARIED_SNR_DB) if recipe.noise_snr_db is None else recipe.noise_snr_db
+    return _Surroundings(gain, snr, recipe.reverberation or rng.random() >= _DRY_SHARE)
 
 
 def reverberate(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
