@@ -71,7 +71,10 @@ def make_processor(run: Run, model_settings: ModelSettings, corpus: Corpus) -> W
     """
     normalize = normalize_text if model_settings.normalize_text else str
     source = run.checkpoint or model_settings.model_name_or_path
-    texts = [normalize(text) for text in corpus.texts(corpus.train)]
+    found = corpus.transcripts(corpus.train, normalize)
+    texts = found.texts
+    if remark := found.remark():
+        run.accelerator.print(f"{corpus.settings.train_split_name}: {remark}.")
     if source is not None and is_ctc_model(source) and not has_new_head(run, model_settings):
         processor = Wav2Vec2Processor.from_pretrained(source)
     else:
@@ -81,7 +84,7 @@ def make_processor(run: Run, model_settings: ModelSettings, corpus: Corpus) -> W
     def check() -> None:
         check_letters(texts, processor.tokenizer, corpus.settings.train_split_name)
         for name, split in corpus.evaluation.items():
-            check_letters([normalize(text) for text in corpus.texts(split)], processor.tokenizer, name)
+            check_letters(corpus.transcripts(split, normalize).texts, processor.tokenizer, name)
 
     decided_by_main_process(run.accelerator, check)
     return processor
@@ -148,7 +151,7 @@ def fine_tune(run: Run, model_settings: ModelSettings, data: DataSettings) -> Tr
     corpus = Corpus.load(data, accelerator, text_column=model_settings.text_column_name)
     processor = make_processor(run, model_settings, corpus)
     if processor.feature_extractor.mean is None:
-        sample = corpus.sample_batches(settings.seed).epoch(0)
+        sample = corpus.sample_batches(settings.seed)
         estimate_normalization(processor.feature_extractor, sample, model_settings.normalization_seconds, accelerator)
     model = make_model(run, model_settings, processor)
 

@@ -67,7 +67,7 @@ def pretrain(
     features = load_feature_extractor(run.checkpoint or features_from)
     corpus = Corpus.load(data, accelerator)
     if features.mean is None:
-        sample = corpus.sample_batches(settings.seed).epoch(0)
+        sample = corpus.sample_batches(settings.seed)
         estimate_normalization(features, sample, choice.normalization_seconds, accelerator)
 
     objective = SelfSupervised(features, unit)

@@ -69,6 +69,11 @@ class UtteranceReader:
         return self._batches.dataset
 
     @property
+    def columns(self) -> list[str]:
+        """The other columns that utterances get."""
+        return list(self._batches.columns)
+
+    @property
     def skipped(self) -> SkippedAudio:
         """The files left out so far."""
         return self._batches.skipped

@@ -1,7 +1,7 @@
 """Which audio a run reads, and the batches that it makes of it."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from hf_speech_ssl.data.batch import Batch
 from hf_speech_ssl.data.batching import SpeechBatches
 from hf_speech_ssl.data.corpora import SpeechDataset, load_corpus_with_report
 from hf_speech_ssl.data.folders import CorpusReport
+from hf_speech_ssl.data.texts import Transcripts, read_transcripts
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 
 from .processes import decided_by_main_process
@@ -115,13 +116,15 @@ class Corpus:
             for name, dataset in self.evaluation.items()
         }
 
-    def texts(self, dataset: SpeechDataset) -> list[str]:
-        """Transcripts of a split, missing ones left out; of a streamed corpus the first ones only."""
+    def transcripts(self, dataset: SpeechDataset, normalize: Callable[[str], str]) -> Transcripts:
+        """The transcripts of a split, normalized; of a stream the first ones only.
+
+        Raises:
+            ValueError: the column holds no texts.
+        """
         assert self.text_column is not None
-        column = dataset.select_columns([self.text_column])
-        if not isinstance(column, Dataset):
-            column = column.take(MAX_VOCABULARY_TEXTS)
-        return [str(row[self.text_column]) for row in column if row[self.text_column] is not None]
+        most = None if isinstance(dataset, Dataset) else MAX_VOCABULARY_TEXTS
+        return read_transcripts(dataset, self.text_column, most, normalize)
 
 
 def _share(accelerator: Accelerator) -> dict[str, int]:
@@ -130,7 +133,7 @@ def _share(accelerator: Accelerator) -> dict[str, int]:
 
 def estimate_normalization(
     feature_extractor: SpeechSSLFeatureExtractor,
-    batches: Iterable[Batch],
+    batches: SpeechBatches,
     seconds: float,
     accelerator: Accelerator,
 ) -> None:
@@ -142,9 +145,12 @@ def estimate_normalization(
 
     def estimate() -> tuple[list[float] | None, list[float] | None]:
         try:
-            feature_extractor.fit_normalization(_first(batches, seconds, accelerator.device))
+            feature_extractor.fit_normalization(_first(batches.epoch(0), seconds, accelerator.device))
         except ValueError as error:
-            raise ValueError(f"The features' mean and variance could not be estimated: {error}") from error
+            raise ValueError(
+                f"The features' mean and variance could not be estimated: {error} Of the training split, "
+                f"{batches.skipped}."
+            ) from error
         return feature_extractor.mean, feature_extractor.variance
 
     feature_extractor.mean, feature_extractor.variance = decided_by_main_process(accelerator, estimate)

@@ -87,7 +87,9 @@ class DataSettings:
     per_device_train_batch_seconds: float = flag(200.0, "Seconds of padded audio in a training batch of a process.")
     per_device_eval_batch_seconds: float = flag(200.0, "The same in evaluation.")
     min_duration_in_seconds: float = flag(0.1, "Shorter audio is skipped.")
-    max_duration_in_seconds: float = flag(30.0, "Longer audio is skipped.")
+    max_duration_in_seconds: float = flag(
+        30.0, "Longer audio is cut into pieces of this length in pretraining, and skipped and counted in fine-tuning."
+    )
     max_train_samples: int | None = flag(None, "Train on the first so many utterances only.")
     max_eval_samples: int | None = flag(None, "Evaluate on the first so many utterances of each split only.")
     on_bad_audio: str = flag("skip", "'skip' warns and counts files that cannot be used, 'raise' stops the run.")
