@@ -1,4 +1,4 @@
-"""hf-speech-ssl push: a model's folder goes up to the Hub."""
+"""hf-speech-ssl push: upload a model's folder to the Hub."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,11 @@ class PushOptions:
     repo_id: str = argument("user/name on the Hub", "REPO")
     revision: str | None = flag(None, "branch to upload to, made if it is new; the main branch by default")
     private: bool | None = flag(None, "make a new repository private")
-    dry_run: bool = flag(False, "list what would go up, and upload nothing")
+    dry_run: bool = flag(False, "list the files to upload, and upload nothing")
 
 
 def push(options: PushOptions) -> None:
-    """Upload a folder, or list what would go up; errors as in [`push_folder`]."""
+    """Upload a folder, or list its files to upload; errors as in [`push_folder`]."""
     check_folder(options.folder)
     from ..hub.push import push_folder
 

@@ -86,9 +86,9 @@ class Contents:
     def __str__(self) -> str:
         rows = [f"{upload.size:>13,}  {upload.path}" for upload in self.uploads]
         total = sum(upload.size for upload in self.uploads)
-        lines = [f"Uploaded ({len(rows)} files, {total:,} bytes):", *rows]
+        lines = [f"To upload ({len(rows)} files, {total:,} bytes):", *rows]
         if self.withheld:
-            lines += ["Withheld:", *(f"  {path}: {reason}" for path, reason in self.withheld.items())]
+            lines += ["Not to upload:", *(f"  {path}: {reason}" for path, reason in self.withheld.items())]
         return "\n".join(lines)
 
 

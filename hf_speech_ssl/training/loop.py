@@ -120,8 +120,9 @@ class TrainingLoop:
                 if self.saved_step != self.state.step or not self.state.step:
                     self.save()
                 self.log.say(
-                    f"{stop.signal_name}: stopped after update {self.state.step} and saved checkpoint-"
-                    f"{self.state.step}. Go on with the same command and --resume_from_checkpoint last."
+                    f"{stop.signal_name}: stopped after update {self.state.step} and saved "
+                    f"{checkpoint_name(self.state.step)}. Go on with the same command and "
+                    f"--resume_from_checkpoint last."
                 )
                 raise
             except Exception:
