@@ -123,8 +123,8 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
             chunk_size: encoder frames per chunk of a whole utterance; 0 is offline; the config's if absent.
             lookahead_features: (B, F', num_mel_bins), the chunk after `input_features`, for a streaming step.
             lookahead_attention_mask: (B, F'), non-zero where a frame of the look-ahead is real.
-            past_key_values: the cache that the step before returned, or an empty one. Absent, one is made that keeps
-                `config.left_context_chunks` chunks.
+            past_key_values: the cache that the step before returned, or an empty one; `cache` is the same. Absent,
+                one is made that keeps `config.left_context_chunks` chunks.
             use_cache: whether this is a streaming step; true with `past_key_values`.
 
         Raises:
@@ -132,6 +132,7 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
                 that goes on behind padding.
         """
         stacked, frame_mask = self.stack_frames(input_features, attention_mask)
+        past_key_values = kwargs.pop("cache", past_key_values)  # the name since transformers 5.24
         if past_key_values is not None or use_cache:
             ahead = lookahead_features, lookahead_attention_mask
             return self.stream(stacked, frame_mask, *ahead, past_key_values, **kwargs)
@@ -218,7 +219,7 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
         layout = StreamingLayout(cache, chunk_size, frames.shape[1], frame_mask, with_weights)
         outputs = self.encode(self.project(frames), layout, chunk_mask, **kwargs)
         cache.advance(chunk_size, None if layout.frame_mask is None else layout.frame_mask[:, :chunk_size])
-        outputs.past_key_values = cache
+        outputs.cache = cache
         return outputs
 
 

@@ -39,11 +39,16 @@ class ConformerModelOutput(BaseModelOutput):
         attentions: with eager attention only, (B, H, T, T) each. A look-ahead's weights are added to those of the
             frames that it copies. In a streaming step (B, H, C, S + L): the C frames of the chunk over the S cached
             frames, the chunk and its look-ahead.
-        past_key_values: the cache of a streaming step, where the family streams.
+        cache: the cache of a streaming step, where the family streams; `past_key_values` is the same.
     """
 
     attention_mask: torch.Tensor | None = None
-    past_key_values: ConformerCache | None = None
+    cache: ConformerCache | None = None
+
+    @property
+    def past_key_values(self) -> ConformerCache | None:
+        """The cache, by the name that it has in transformers up to 5.23, which is deprecated since."""
+        return self.cache
 
 
 def eager_attention_forward(

@@ -22,7 +22,12 @@ from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
 class ConformerForCTCOutput(CausalLMOutput):
     """CTC `loss` (0-dim), `logits` (B, T, V), and the encoder's outputs but for its last hidden state."""
 
-    past_key_values: ConformerCache | None = None
+    cache: ConformerCache | None = None
+
+    @property
+    def past_key_values(self) -> ConformerCache | None:
+        """The cache, by its older name, as in the encoder's output."""
+        return self.cache
 
 
 class ConformerForCTC(ConformerPreTrainedModel):
@@ -78,7 +83,7 @@ class ConformerForCTC(ConformerPreTrainedModel):
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
         )
 
     def spec_augment(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:

@@ -386,3 +386,15 @@ def test_hidden_states_of_the_ctc_head_and_of_chosen_layers(chunk_size: int):
     assert chosen[1] is None and torch.equal(chosen[2], output.hidden_states[2])
     in_order = model(features, mask, output_hidden_states=True, return_dict=False)
     assert all(torch.equal(*pair) for pair in zip(in_order[1], output.hidden_states, strict=True))
+
+
+@torch.no_grad()
+def test_the_cache_has_the_names_of_older_and_newer_transformers():
+    model = build()
+    first, second = torch.randn(2, 1, 6, 5)
+    output = model(first, use_cache=True)
+    assert output.cache is output.past_key_values is output["cache"]
+    by_old_name = model(second, past_key_values=output.cache.select(torch.tensor([0])))
+    by_new_name = model(second, cache=output.cache)
+    torch.testing.assert_close(by_new_name.last_hidden_state, by_old_name.last_hidden_state)
+    assert by_new_name.cache.length == 6
