@@ -164,7 +164,7 @@ def test_transcribe_names_what_it_leaves_out(fill, monkeypatch):
     write(folder, "strange.xyz", "no audio")
     monkeypatch.setattr("hf_speech_ssl.data.audio_files.has_ffmpeg", lambda: False)
     notes = " ".join(find_audio_files([folder]).notes())
-    assert "3 files left out (needs ffmpeg, which is not installed), such as interview.m4a" in notes
+    assert "3 files left out (for ffmpeg, which is not installed), such as interview.m4a" in notes
     assert "2 files left out (no audio by name): 1 .txt, 1 .xyz" in notes
     monkeypatch.setattr("hf_speech_ssl.data.audio_files.has_ffmpeg", lambda: True)
     assert len(find_audio_files([folder]).files) == 4
@@ -337,3 +337,40 @@ def test_a_cache_that_cannot_be_written_names_the_flag(tmp_path, speech, monkeyp
     monkeypatch.setattr("hf_speech_ssl.data.builders.load_dataset_builder", refuse)
     with pytest.raises(OSError, match="--dataset_cache_dir"):
         load_corpus(str(folder))
+
+
+def test_packed_files_and_audio_in_one_folder_are_told_of_each_other(fill, tmp_path, speech):
+    folder = fill("a.wav", "b.wav", "c.wav")
+    write(folder, "more.zip", "PK")
+    _, report = load_corpus_with_report(folder)
+    assert report.used == 3 and "1 file not unpacked (1 .zip)" in str(report)
+    folder = fill("example.wav", root="packed")
+    rows = {"audio": [{"path": None, "bytes": speech.read_bytes()}] * 3, "text": ["a", "b", "c"]}
+    Dataset.from_dict(rows).to_parquet(f"{folder}/train.parquet")
+    dataset, report = load_corpus_with_report(folder, cache_dir=str(tmp_path / "cache"))
+    assert len(dataset) == 3 and "1 audio files lie there unused" in str(report)
+    with pytest.raises(ValueError, match="no column 'words'.*builder Parquet.*1 audio files lie there unused"):
+        load_corpus(folder, text_column="words", cache_dir=str(tmp_path / "cache"))
+
+
+def test_files_beside_the_folders_of_splits_are_named(fill):
+    _, report = load_corpus_with_report(fill("train/a.wav", "b.wav"))
+    assert report.left_out == {"beside the folders of the splits": ["b.wav"]}
+
+
+def test_audio_that_needs_ffmpeg_alone_is_an_error_that_says_so(fill, monkeypatch):
+    monkeypatch.setattr("hf_speech_ssl.data.audio_files.has_ffmpeg", lambda: False)
+    with pytest.raises(
+        ValueError, match="found 2 audio, 0 in the split.*2 files for ffmpeg, which is not installed"
+    ):
+        load_corpus(fill("a.m4a", "b.webm"))
+
+
+def test_a_manifest_beside_its_audio_is_read_where_its_column_is_named(fill):
+    folder = fill("wav/a.wav")
+    row = {"audio_filepath": "wav/a.wav", "offset": 0.1, "duration": 0.2, "text": "one"}
+    write(folder, "train_manifest.json", json.dumps(row))
+    dataset = load_corpus(folder, audio_column="audio_filepath", text_column="text")
+    batches = SpeechBatches(dataset, batch_seconds=5.0, audio_column="audio_filepath", text_column="text")
+    (batch,) = batches.epoch(0)
+    assert batch.texts == ["one"] and batch.lengths.tolist() == [3200]

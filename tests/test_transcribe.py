@@ -289,7 +289,7 @@ def test_what_a_folder_holds_beside_its_audio_is_named(saved, talks, tmp_path, m
     monkeypatch.setattr("hf_speech_ssl.data.audio_files.has_ffmpeg", lambda: False)
     assert run(saved, str(tmp_path / "talks"), "--output_dir", str(tmp_path / "out")) == 0
     error = capsys.readouterr().err
-    assert "1 file left out (needs ffmpeg, which is not installed), such as interview.m4a" in error
+    assert "1 file left out (for ffmpeg, which is not installed), such as interview.m4a" in error
     assert "1 file left out (no audio by name): 1 .txt" in error and "4 files," in error
 
 

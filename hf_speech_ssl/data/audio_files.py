@@ -30,7 +30,7 @@ _OTHER_SUFFIXES = frozenset(
 _BEGINNINGS = (b"RIFF", b"RF64", b"BW64", b"RIFX", b"fLaC", b"OggS", b"ID3", b"FORM", b"caff", b".snd", b"NIST_1A")
 _FFMPEG_BEGINNINGS = (b"#!AMR", b"\x1aE\xdf\xa3", b"\x30\x26\xb2\x75")  # amr, webm, wma
 HIDDEN = "hidden"
-NEEDS_FFMPEG = "needs ffmpeg, which is not installed"
+NEEDS_FFMPEG = "for ffmpeg, which is not installed"
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ class FoundFiles:
     left_out: dict[str, list[str]] = field(default_factory=dict)
     others: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def num_audio(self) -> int:
+        """All audio files, used or not."""
+        return len(self.files) + sum(map(len, self.left_out.values()))
 
     def leave_out(self, reason: str, path: str) -> None:
         """Note audio that is not used."""

@@ -141,12 +141,10 @@ def _builder_of_files(path: Path, hub_options: dict[str, Any]) -> DatasetBuilder
     return _loaded(_FILE_BUILDERS[suffix], data_files=by_split, **hub_options)
 
 
-def unused_audio(path: Path, builder: DatasetBuilder) -> str:
-    """What lies in a folder beside the files that a builder reads."""
-    if not path.is_dir():
-        return ""
-    found = search_folder(path)
-    return f" {len(found.files)} audio files lie there unused." if found.files else ""
+def unused_audio(path: Path) -> list[str]:
+    """A remark about audio files in a folder of which a builder reads other files."""
+    number = search_folder(path).num_audio if path.is_dir() else 0
+    return [f"{number} audio files lie there unused"] if number else []
 
 
 def build_split(builder: DatasetBuilder, name: str, split: str, streaming: bool) -> SpeechDataset:

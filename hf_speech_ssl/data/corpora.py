@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Audio, Dataset, Value, concatenate_datasets, load_from_disk
+from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 
 from .audio_files import walk_files
 from .builders import (
@@ -163,6 +164,8 @@ def _open(name: str, named: dict[str, Any], synthetic_options: dict[str, Any], a
         load = partial(_load_synthetic, named["config_name"], named["cache_dir"], synthetic_options)
     elif _is_saved(path):
         load = partial(_load_saved, path)
+    elif audio_column != "audio" and any(audio_column in one.columns for one in _find_tables(path).values()):
+        load = partial(_load_table, name, _find_tables(path), audio_column)
     elif (path.is_dir() and not is_packed(path)) and (folder := read_folder(path)):
         hint = f" It was read as a folder of audio files.{''.join(f' {remark}.' for remark in folder.remarks)}"
         return _Source(_as_source(partial(_load_folder, folder)), hint, partial(_report_folder, folder))
@@ -172,9 +175,12 @@ def _open(name: str, named: dict[str, Any], synthetic_options: dict[str, Any], a
     else:
         hub_options = {option: named[option] for option in ("revision", "cache_dir", "token")}
         builder = find_builder(name, path, named["config_name"], hub_options)
-        hint = f" It was read by the builder {builder.dataset_name!r} of `datasets`.{unused_audio(path, builder)}"
-        return _Source(partial(build_split, builder, name), hint, partial(_report_rows, name))
-    return _Source(_as_source(load), hint, partial(_report_rows, name))
+        remarks = () if isinstance(builder, AudioFolder) else tuple(unused_audio(path))
+        hint = (
+            f" It was read by the builder {type(builder).__name__} of `datasets`.{''.join(f' {r}.' for r in remarks)}"
+        )
+        return _Source(partial(build_split, builder, name), hint, partial(_report_rows, name, remarks))
+    return _Source(_as_source(load), hint, partial(_report_rows, name, ()))
 
 
 def _as_source(load: Callable[[str], Dataset]) -> Callable[[str, bool], SpeechDataset]:
@@ -188,9 +194,9 @@ def _as_source(load: Callable[[str], Dataset]) -> Callable[[str, bool], SpeechDa
     return load_either
 
 
-def _report_rows(name: str, split: str, dataset: SpeechDataset) -> CorpusReport:
-    rows = len(dataset) if isinstance(dataset, Dataset) else -1
-    return CorpusReport(name, split, rows, rows)
+def _report_rows(name: str, remarks: tuple[str, ...], split: str, dataset: SpeechDataset) -> CorpusReport:
+    rows = len(dataset) if isinstance(dataset, Dataset) else None
+    return CorpusReport(name, split, rows, rows, remarks=remarks)
 
 
 def _report_folder(folder: FolderCorpus, split: str, dataset: SpeechDataset) -> CorpusReport:

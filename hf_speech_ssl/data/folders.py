@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from .audio_files import count_files, search_folder, walk_files
+from .audio_files import FoundFiles, count_files, search_folder, walk_files
 from .tables import TABLE_SUFFIXES, Table, read_table
 
 SPLITS = {
@@ -20,6 +20,7 @@ SPLITS = {
 }
 _SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
 _METADATA = "metadata"
+_PACKED_SUFFIXES = (".7z", ".arrow", ".bz2", ".gz", ".parquet", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst")
 _NAMED = 5  # files of each kind that a message names
 
 
@@ -29,21 +30,23 @@ class CorpusReport:
 
     Attributes:
         name, split: the corpus and its split.
-        found: audio files, or rows where the corpus is no folder of files.
-        used: rows of the split.
+        found: audio files, or rows where the corpus is no folder of files; None of a stream, which nobody has counted.
+        used: rows of the split; None of a stream.
         left_out: files that it does not use, by the reason, and the path of some.
         remarks: what else lies there.
     """
 
     name: str
     split: str
-    found: int
-    used: int
+    found: int | None
+    used: int | None
     left_out: Mapping[str, list[str]] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [f"{self.name}: found {self.found} audio, {self.used} in the split {self.split!r}"]
+        if self.found is None:
+            parts = [f"{self.name}: the split {self.split!r} is streamed"]
         for reason, paths in self.left_out.items():
             examples = ", ".join(paths[:_NAMED]) + (", ..." if len(paths) > _NAMED else "")
             parts.append(f"{count_files(len(paths))} {reason} ({examples})")
@@ -90,7 +93,7 @@ def read_folder(folder: Path) -> FolderCorpus | None:
         None where there is no audio in the folder.
 
     Raises:
-        ValueError: a metadata table cannot be read.
+        ValueError: a metadata table cannot be read, or none of the audio can.
     """
     found = search_folder(folder)
     if not found.files and not found.left_out:
@@ -115,10 +118,16 @@ def read_folder(folder: Path) -> FolderCorpus | None:
             )
         elif any(parent in listed for parent in _parents(full)):
             left_out.setdefault("not listed in the metadata", []).append(str(path))
+        elif not (split := splits.of(path)):
+            left_out.setdefault("beside the folders of the splits", []).append(str(path))
         else:
-            rows.setdefault(splits.of(path), []).append({"audio": full})
+            rows.setdefault(split, []).append({"audio": full})
     columns = {split: _by_column(own) for split, own in rows.items()}
-    return FolderCorpus(str(folder), columns, left_out, len(paths) + sum(map(len, found.left_out.values())), remarks)
+    remarks = [*remarks, *_archives(found)]
+    corpus = FolderCorpus(str(folder), columns, left_out, found.num_audio, tuple(remarks))
+    if not columns:
+        raise ValueError(f"Of the audio in {corpus.report('train', 0)}.")
+    return corpus
 
 
 class _Splits:
@@ -147,7 +156,14 @@ def split_word(name: str) -> str | None:
     return _SPLIT_OF.get(re.split(r"[^a-z]", name.lower(), maxsplit=1)[0])
 
 
-def _tables(folder: Path) -> tuple[list[Table], tuple[str, ...]]:
+def _archives(found: FoundFiles) -> list[str]:
+    """A remark about packed files, which may hold audio."""
+    packed = {suffix: count for suffix, count in sorted(found.others.items()) if suffix in _PACKED_SUFFIXES}
+    named = ", ".join(f"{count} {suffix}" for suffix, count in packed.items())
+    return [f"{count_files(sum(packed.values()))} not unpacked ({named})"] if packed else []
+
+
+def _tables(folder: Path) -> tuple[list[Table], list[str]]:
     """The metadata of a folder, and a remark about each table that is not used."""
     tables, remarks = [], []
     others: Counter[str] = Counter()
@@ -167,10 +183,10 @@ def _tables(folder: Path) -> tuple[list[Table], tuple[str, ...]]:
         names = ", ".join(list(others)[:_NAMED]) + (", ..." if len(others) > _NAMED else "")
         example = folder / next(iter(others))
         remarks.append(
-            f"{count_files(len(others))} of tables not used ({names}): they are read if named metadata.csv with a "
+            f"{len(others)} tables not used ({names}): they are read if named metadata.csv with a "
             f"column file_name, or by themselves: --dataset_name {str(example)!r}"
         )
-    return tables, tuple(remarks)
+    return tables, remarks
 
 
 def _add_listed(
