@@ -360,9 +360,7 @@ def test_files_beside_the_folders_of_splits_are_named(fill):
 
 def test_audio_that_needs_ffmpeg_alone_is_an_error_that_says_so(fill, monkeypatch):
     monkeypatch.setattr("hf_speech_ssl.data.audio_files.has_ffmpeg", lambda: False)
-    with pytest.raises(
-        ValueError, match="found 2 audio, 0 in the split.*2 files for ffmpeg, which is not installed"
-    ):
+    with pytest.raises(ValueError, match="found 2 audio, 0 in the split.*2 files for ffmpeg, which is not installed"):
         load_corpus(fill("a.m4a", "b.webm"))
 
 
