@@ -94,6 +94,8 @@ def judge(run: Run, model: PreTrainedModel, features: SpeechSSLFeatureExtractor,
     if isinstance(encoder := getattr(model, "encoder", None), ConformerModel):
         waveforms = corpus.sample_waveforms(run.settings.seed, JUDGED_SECONDS)
         layers = effective_ranks(ConformerEncoder(encoder, features), waveforms, run.settings.seed)
+    if not verdict.labels and not layers:  # a label tokenizer
+        return None
     verdict = Verdict(verdict.labels, layers, remarks_on(verdict.labels, layers))
     for remark in verdict.remarks:
         run.accelerator.print(remark)

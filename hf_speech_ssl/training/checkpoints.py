@@ -306,6 +306,8 @@ def replace_folder(new: Path, folder: Path) -> None:
 
 def _to_disk(path: Path) -> None:
     """Wait until a file or the names in a folder have reached the disk; a rename before that may outrun them."""
+    if os.name == "nt" and path.is_dir():  # which Windows does not open
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
