@@ -140,7 +140,7 @@ class LogInterval:
         self.data_seconds += time.perf_counter() - start
 
     def report(self, unit: str, seconds: float) -> dict[str, float]:
-        """Means and rates of the window, which took `seconds` of wall clock.
+        """Means and rates of the interval, which took `seconds` of wall clock.
 
         `grad_norm` and the units are means over the updates that were not skipped.
         """
