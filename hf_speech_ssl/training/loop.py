@@ -90,7 +90,9 @@ class TrainingLoop:
             )
             next_rate = self.train_step.learning_rate(self.state.step + 1)
             self.warnings = compare_plans(run, self.state, max_steps, next_rate)
-        self.saved_step, self.seconds_before = self.state.step, self.state.training_seconds
+        is_ours = run.checkpoint is not None and run.checkpoint.resolve().parent == self.output_dir.resolve()
+        self.saved_step = self.state.step if is_ours else 0  # of the newest checkpoint in the output folder
+        self.seconds_before = self.state.training_seconds
         self.totals = constants(
             accelerator.device, audio_seconds=self.state.audio_seconds, skipped=self.state.skipped_updates
         )

@@ -104,6 +104,15 @@ def test_going_back_keeps_the_new_branch_and_sets_the_old_one_aside(tmp_path, ca
     loop.leave()
 
 
+def test_a_checkpoint_of_another_folder_is_gone_on_from(tmp_path):
+    make_loop(tmp_path / "old", evaluator=None, max_steps=3).run()
+    evaluator = ScriptedEvaluator(1.0, 2.0)
+    options = {"eval_steps": 3, "resume_from_checkpoint": str(tmp_path / "old" / "checkpoint-3")}
+    make_loop(tmp_path / "new", evaluator=evaluator, **options).run()
+    assert names_of(tmp_path / "new") == ["checkpoint-3", "checkpoint-6"] and names_of(tmp_path / "old")
+    assert json.loads((tmp_path / "new" / "checkpoint-6" / "training_state.json").read_text())["best_step"] == 3
+
+
 def flip_a_byte(file):
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 0xFF
