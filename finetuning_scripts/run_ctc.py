@@ -84,7 +84,10 @@ def make_processor(run: Run, model_settings: ModelSettings, corpus: Corpus) -> W
     def check() -> None:
         check_letters(texts, processor.tokenizer, corpus.settings.train_split_name)
         for name, split in corpus.evaluation.items():
-            check_letters(corpus.transcripts(split, normalize).texts, processor.tokenizer, name)
+            try:
+                check_letters(corpus.transcripts(split, normalize).texts, processor.tokenizer, name)
+            except ValueError as error:
+                raise ValueError(f"--eval_split_name {name}: {error}") from error
 
     decided_by_main_process(run.accelerator, check)
     return processor

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
@@ -137,6 +138,21 @@ def test_streaming_and_continuing_from_a_ctc_model(finetuned, tmp_path):
     flags = f"{DATA} --streaming --max_steps 2 --eval_split_name validation --output_dir {tmp_path}"
     metrics = run_ctc.main([*flags.split(), "--model_name_or_path", str(finetuned)])
     assert metrics["eval_wer"] >= 0
+
+
+def test_an_evaluation_split_without_a_word_is_refused_before_training(finetuned, tmp_path):
+    audio = np.random.default_rng(0).standard_normal(16_000).astype("float32") * 0.1
+    for split, texts in {"train": ["a b", "b a"], "validation": ["...", "?"]}.items():
+        (tmp_path / "data" / split).mkdir(parents=True)
+        rows = ["file_name,text"]
+        for number, text in enumerate(texts):
+            soundfile.write(tmp_path / "data" / split / f"{number}.wav", audio, 16_000)
+            rows.append(f"{number}.wav,{text}")
+        (tmp_path / "data" / split / "metadata.csv").write_text("\n".join(rows))
+    flags = ["--dataset_name", str(tmp_path / "data"), "--model_name_or_path", str(finetuned), "--max_steps", "8"]
+    with pytest.raises(ValueError, match="--eval_split_name validation: Column 'text' has no .* 2 with an empty one"):
+        run_ctc.main([*flags, "--report_to", "none", "--output_dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out" / "run_arguments.json").exists()
 
 
 def test_another_alphabet_is_refused_or_gets_a_new_head(finetuned, tmp_path):

@@ -98,18 +98,11 @@ def padded(ids: Sequence[Sequence[int]]) -> torch.Tensor:
 
 
 def check_letters(texts: Sequence[str], tokenizer: Any, split: str) -> None:
-    """Warn of letters of normalized texts that the tokenizer does not have, and of texts without a letter.
+    """Warn of letters of normalized texts that the tokenizer does not have.
 
     Raises:
-        ValueError: no text has a letter, or more than a few per cent of the letters would be [UNK].
+        ValueError: more than a few per cent of the letters would be [UNK].
     """
-    if empty := sum(not text.strip() for text in texts):
-        if empty == len(texts):
-            raise ValueError(
-                f"None of the {empty} transcripts of split {split!r} has a letter once they are normalized. Check "
-                f"--text_column_name, or choose another split."
-            )
-        logger.warning(f"{empty} of {len(texts)} transcripts of split {split!r} are empty, and count as silence.")
     unknown = unknown_characters(texts, tokenizer)
     if not unknown:
         return
