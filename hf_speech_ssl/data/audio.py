@@ -1,4 +1,4 @@
-"""Any audio file or array -> 16 kHz mono float32, or a refusal that says what is wrong with it.
+"""Reads any audio file or array as 16 kHz mono float32, or refuses it with the reason.
 
 soundfile (libsndfile: wav, flac, ogg, opus, mp3, aiff ...) decodes and soxr resamples; both release the interpreter's
 lock while they work, so that threads decode in parallel. What libsndfile does not read, the program ffmpeg does where
@@ -107,19 +107,19 @@ def audio_duration(source: AudioSource, *, name: str | None = None) -> float:
         return float(frames / audio.samplerate)
 
 
-def audio_name(source: Any, place: str | None = None) -> str:
+def audio_name(source: Any, row_label: str | None = None) -> str:
     """What to call audio in a message.
 
     Args:
         source: any source of `load_audio`.
-        place: where it stands in a data set, such as "example 7". Tables of audio keep only the last name of a file,
-            or none, so that the place is needed to find it again.
+        row_label: its row in a data set, such as "example 7". Tables of audio keep only the last name of a file, or
+            none, so that the row is needed to find it again.
     """
     path = source.get("path") if isinstance(source, dict) else source
     if not isinstance(path, (str, os.PathLike)):
-        return place or str(getattr(path, "name", "audio without a path"))
+        return row_label or str(getattr(path, "name", "audio without a path"))
     path = os.fspath(path)
-    return path if place is None or os.path.basename(path) != path else f"{path} ({place})"
+    return path if row_label is None or os.path.basename(path) != path else f"{path} ({row_label})"
 
 
 def _sample(seconds: float, rate: float) -> int | None:

@@ -75,7 +75,7 @@ class SampleWindow:
     def __init__(self, blocks: Iterable[NDArray[np.float32]]):
         self._blocks = iter(blocks)
         self._held = np.zeros(0, dtype=np.float32)
-        self._first = 0  # the place of the first sample held
+        self._first = 0  # position of the first sample held
         self._ended = False
 
     def between(self, begin: int, end: int) -> NDArray[np.float32]:
@@ -99,9 +99,9 @@ class SampleWindow:
                 self._forget(begin)
         return self._held[max(0, begin - self._first) : max(0, end - self._first)]
 
-    def ends_before(self, place: int) -> bool:
-        """Whether the stream, as far as `between` has read it, is over and has no sample at `place` or behind."""
-        return self._ended and self._first + len(self._held) <= place
+    def ends_before(self, sample: int) -> bool:
+        """Whether the stream, as far as `between` has read it, ends at position `sample` or before it."""
+        return self._ended and self._first + len(self._held) <= sample
 
     def _forget(self, begin: int) -> None:
         gone = min(max(0, begin - self._first), len(self._held))

@@ -1,7 +1,7 @@
 """Batches by seconds of audio: bucketed by length, in an order that seed and epoch fix, resumable after every batch.
 
 Threads decode ahead of training and one thread plans. Since the position travels with each batch, what has been read
-ahead never matters to a checkpoint: the position of the last batch that was used says all.
+ahead never matters to a checkpoint: the position of the last batch that was used is all that is saved.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -319,7 +319,7 @@ class SpeechBatches:
     def _check_plan(self, start: DataPosition) -> None:
         if start.plan not in ("", self._plan):
             raise ValueError(
-                f"The place in the data was saved with other data or other batches, so what comes after it is not "
+                f"The position in the data was saved with other data or other batches, so what comes after it is not "
                 f"known.\nsaved: {start.plan}\nnow:   {self._plan}\nResume with the same ones, or begin a new epoch "
                 f"on these with --restart_data."
             )

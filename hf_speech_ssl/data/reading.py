@@ -47,7 +47,7 @@ class UtteranceReader:
             audio_column=options.audio_column_name,
             text_column=text_column_name,
         )
-        assert isinstance(dataset, Dataset)  # nothing was said of streaming
+        assert isinstance(dataset, Dataset)  # not a stream
         check_columns(dataset, columns, options.dataset_name)
         if text_column_name is not None:
             TextColumn.of(dataset, text_column_name, options.dataset_name)

@@ -159,7 +159,7 @@ class _Lengths:
 
 
 class IndexedRows:
-    """Rows of a map-style data set, shuffled by seed and epoch; what headers said is kept for later epochs.
+    """Rows of a map-style data set, shuffled by seed and epoch; lengths from headers are kept for later epochs.
 
     Every process reads every header, so that all come to the same plan without talking to each other; a duration
     column spares that.

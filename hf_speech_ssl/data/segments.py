@@ -58,7 +58,7 @@ class TimeColumns:
         return [name for name in (self.duration, self.begin, self.end) if name is not None]
 
     def read(self, row: Mapping[str, Any], label: str) -> StatedTimes:
-        """What a row says.
+        """Read the times of a row.
 
         Raises:
             ValueError: a value is no number of seconds; names the column and the row.
