@@ -99,7 +99,7 @@ class Benchmark:
         self.test, self.others = split_speakers(
             options.finetuning_folder, options.num_test_speakers, options.split_seed, options.test_speakers
         )
-        self.folder = options.work_dir / options.finetuning_folder.name
+        self.folder = options.work_dir / f"{options.preset}-{options.finetuning_folder.name}-{options.split_seed}"
         kept = {Path(one.audio) for one in self.spoken_by(self.test)}
         audio = [one for folder in options.pretraining_folders for one in read_folder(folder)]
         self.audio_table = write_table(
@@ -133,8 +133,9 @@ class Benchmark:
     def line(self, run: Run) -> dict[str, Any]:
         """Pretrain if this row and seed are not pretrained yet, fine-tune, and transcribe the test speakers."""
         source, described = self.pretrain(run)
+        rate = self.options.finetuning_rate
         start = self.folder / run.folder_name if source is None else source
-        output_dir = start.with_name(f"{start.name}-{run.speakers}-speakers-{run.steps}-updates")
+        output_dir = start.with_name(f"{start.name}-{run.speakers}-speakers-{run.steps}-updates-{rate:g}")
         table = write_table(self.folder / f"train-{run.speakers}.jsonl", self.spoken_by(self.others[: run.speakers]))
         model = {"config_name": self.options.preset} if source is None else {"model_name_or_path": source}
         call_script(
@@ -145,7 +146,7 @@ class Benchmark:
             eval_split_name="",
             load_best_model_at_end=False,
             max_steps=run.steps,
-            learning_rate=self.options.finetuning_rate,
+            learning_rate=rate,
             per_device_train_batch_seconds=24,
             seed=run.seed,
         )
