@@ -13,8 +13,8 @@ from hf_speech_ssl.evaluation import bootstrap_ratios
 COMPARED = ("scratch", "best-rq")  # rows that the others are compared with
 NOTE = (
     "Rates: mean (range) over seeds. Differences are paired by utterance over the seeds that both rows have, with "
-    "95 % intervals from bootstrap resamples of the test speakers. Label perplexity is that of the anchor labels over "
-    "a window of many updates."
+    "95 % intervals from bootstrap resamples of the test speakers, which say nothing of other seeds. Label perplexity "
+    "is that of the anchor labels over a window of many updates."
 )
 Line = dict[str, Any]
 
