@@ -100,7 +100,8 @@ def best_tokens(
     batch, frames = values.shape[:2]
     if is_logits and not 0 <= blank_token_id < values.shape[2]:
         raise ValueError(f"blank_token_id {blank_token_id} is none of the {values.shape[2]} tokens of the logits.")
-    ends = np.full(batch, frames) if lengths is None else torch.as_tensor(lengths).cpu().numpy()
+    given = lengths.cpu().numpy() if isinstance(lengths, torch.Tensor) else lengths
+    ends = np.full(batch, frames) if given is None else np.asarray(given)
     if batch == 0:
         ends = ends.astype(np.int64)  # an empty list comes as floats
     if ends.shape != (batch,) or ends.dtype.kind != "i" or ((ends < 0) | (ends > frames)).any():
@@ -109,6 +110,7 @@ def best_tokens(
         return values.long().cpu().numpy(), np.zeros((batch, frames), dtype=np.float32)
     best, ids = (part.cpu() for part in values.max(-1))
     scores = best.float().numpy()
-    if (np.isnan(scores) & (np.arange(frames) < ends[:, None])).any():  # a maximum over NaN is NaN
+    broken = np.isnan(scores)  # a maximum over NaN is NaN
+    if broken.any() and (broken & (np.arange(frames) < ends[:, None])).any():
         raise ValueError("The logits hold NaN: the model or its input is broken (diverged training, bad audio).")
     return ids.numpy(), np.maximum(scores, IMPOSSIBLE)
