@@ -236,7 +236,10 @@ FAMILIES = (
         override="enhanced_loss_weight=0",
         recipe=_BIRQ_RECIPE,
         preset_notes={
-            "birq-tiny": "No paper has this size. Its spans mask 120 ms, not the 400 ms of Jiang et al.",
+            "birq-tiny": (
+                "No paper has this size. Its labels are 256 k-means clusters of whitened frames, predicted at all "
+                "frames; it has no enhanced labels, and its spans mask 120 ms, not the 400 ms of Jiang et al."
+            ),
             "birq-base": "No paper has this size. Labels, masks and losses are those of Jiang et al.",
             "birq-c1": "The C1 of Jiang et al., who count 137 million parameters.",
             "birq-c2": "The C2 of Jiang et al., who count 155 million parameters.",

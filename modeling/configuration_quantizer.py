@@ -5,7 +5,7 @@ from huggingface_hub.dataclasses import strict
 from .configuration_conformer import ConformerConfig
 from .learned_quantization import QuantizerLearning
 
-LABEL_NORMALIZATIONS = ("none", "utterance_mean")
+LABEL_NORMALIZATIONS = ("corpus", "utterance_mean")
 
 
 @strict
@@ -20,9 +20,9 @@ class QuantizerConfig(ConformerConfig):
         num_codebooks (`int`, defaults to 1): Independent codebooks, each with its own prediction head; their losses
             are averaged.
         quantizer_seed (`int`, defaults to 0): Seed of the random projections and first codebooks.
-        label_normalization (`str`, defaults to `"none"`): What is done to the features of an utterance before they are
-            labeled: `"utterance_mean"` subtracts their mean over its frames, so that neither its level nor its channel
-            decides the labels.
+        label_normalization (`str`, defaults to `"corpus"`): How the features that are labeled are normalized:
+            `"corpus"`: as they come from the feature extractor; `"utterance_mean"`: without their mean over the frames
+            of their utterance, so that neither its level nor its channel decides the labels.
         projection_kind (`str`, defaults to `"random"`): `"random"`; `"pca"`: the leading principal directions of the
             features (Xu et al., arXiv 2606.30671); `"whitened"`: the same, each divided by its standard deviation.
         projection_updates (`int`, defaults to 128): Updates whose frames the principal directions are estimated from.
@@ -41,7 +41,7 @@ class QuantizerConfig(ConformerConfig):
     codebook_dim: int = 16
     num_codebooks: int = 1
     quantizer_seed: int = 0
-    label_normalization: str = "none"
+    label_normalization: str = "corpus"
     projection_kind: str = "random"
     projection_updates: int = 128
     codebook_distance: str = "cosine"

@@ -336,7 +336,7 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
             masked = draw_chunk_mask(frame_mask, chunk_size, self.fixed_draws(stacked))
         else:
             masked = self.check_mask(mask_time_indices, frame_mask)
-        if self.training and self.config.label_kind == "random_projection" and self.quantizer.learns:
+        if self.config.label_kind == "random_projection":
             self.teach(self.quantizer, self.label_frames(stacked, frame_mask), frame_mask)
 
         copied = masked[:, chunk_size:]  # empty where one chunk holds every utterance

@@ -11,6 +11,7 @@ from .label_statistics import LabelUse
 from .masking import FixedDraws
 from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
 from .quantization import FrameLabels, Quantizer
+from .running_whitening import RunningWhitening
 
 
 class MaskedPredictionModel(ConformerPreTrainedModel):
@@ -89,23 +90,34 @@ class MaskedPredictionModel(ConformerPreTrainedModel):
 
     def label_frames(self, stacked: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
         """The frames that labels are made of: (B, T, I) -> (B, T, I), normalized as `label_normalization` says."""
-        if self.config.label_normalization == "none":
+        if self.config.label_normalization == "corpus":
             return stacked
         real = self.real_frames(stacked, frame_mask)[..., None]
         mean = (stacked * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1)
         return stacked - mean
 
     @torch.compiler.disable
-    def teach(self, quantizer: Quantizer, frames: torch.Tensor, frame_mask: torch.Tensor) -> None:
-        """Let a quantizer that learns see a training step's frames, (B, T, I) and (B, T) bool.
+    def begins_update(self) -> bool:
+        """Whether this forward pass is the first of an update of the model.
 
-        An update of the model begins with a forward pass that finds no gradient, because the optimizer's step is
-        followed by `zero_grad`; later passes that find gradients are further accumulation steps of the same update.
+        It is if it finds no gradient, because the optimizer's step is followed by `zero_grad`. Later passes that find
+        gradients are further accumulation steps of the same update; passes that make no gradients belong to none.
         """
-        if torch.is_grad_enabled():
-            if all(parameter.grad is None for parameter in self.parameters()):
-                quantizer.update()
-            quantizer.observe(frames.flatten(0, 1), frame_mask.flatten().float())
+        return torch.is_grad_enabled() and all(parameter.grad is None for parameter in self.parameters())
+
+    def teach(self, quantizer: Quantizer, frames: torch.Tensor, frame_mask: torch.Tensor) -> None:
+        """Let a quantizer that learns see a training step's frames, (B, T, I) and (B, T) bool."""
+        if self.training and quantizer.learns and torch.is_grad_enabled():
+            self.observe_frames(quantizer, frames.flatten(0, 1), frame_mask.flatten().float())
+
+    @torch.compiler.disable
+    def observe_frames(
+        self, quantizer: Quantizer | RunningWhitening, vectors: torch.Tensor, weights: torch.Tensor
+    ) -> None:
+        """One forward pass's vectors and weights (n,), after whatever is due as an update begins."""
+        if self.begins_update():
+            quantizer.update()
+        quantizer.observe(vectors, weights)
 
     def describe_use(
         self, use: LabelUse, labels: torch.Tensor, frames: torch.Tensor, weights: torch.Tensor

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import initialization as init
 
 from .float32_buffers import Float32Buffers
+from .running_whitening import RunningWhitening
 
 _ROWS_PER_BLOCK = 512  # distances are compared in blocks of rows that stay in the cache
 
@@ -150,6 +151,7 @@ class RandomProjectionQuantizer(Float32Buffers):
         if soft_input_dim is not None:
             self.input_dims["soft_projection"] = soft_input_dim
         self.seed = seed
+        self.whitening: RunningWhitening | None = None  # of the projected vectors that get soft labels
         self.codebook: torch.Tensor
         self.projection: torch.Tensor
         self.soft_projection: torch.Tensor
@@ -213,7 +215,7 @@ class RandomProjectionQuantizer(Float32Buffers):
         would pick entries almost at random (it kept the nearest of 8192 in 0.5 % of draws, against 50 % as it is).
         """
         with torch.autocast(vectors.device.type, enabled=False):
-            projected = self.soft_project(vectors.float())
+            projected = self.soft_project(vectors)
             norms = self.soft_entries.square().sum(-1)[:, None]  # (C, 1, N)
             return torch.baddbmm(norms, projected, self.soft_entries.mT, beta=-1, alpha=2).transpose(0, 1)
 
@@ -221,12 +223,13 @@ class RandomProjectionQuantizer(Float32Buffers):
     def likeliest(self, vectors: torch.Tensor) -> torch.Tensor:
         """The entry with the highest soft score: (n, soft_input_dim) -> (n, C) int64."""
         with torch.autocast(vectors.device.type, enabled=False):
-            pairs = zip(self.soft_project(vectors.float()), self.soft_entries, strict=True)
+            pairs = zip(self.soft_project(vectors), self.soft_entries, strict=True)
             return torch.stack([nearest_entry(*pair) for pair in pairs], dim=-1)
 
-    def soft_project(self, vectors: torch.Tensor) -> torch.Tensor:
+    def soft_project(self, vectors: torch.Tensor, whiten: bool = True) -> torch.Tensor:
         """Vectors that get soft labels, in the codebooks' space: (n, soft_input_dim) -> (C, n, D)."""
-        return torch.einsum("ni,cid->cnd", vectors, self.soft_projection)
+        projected = torch.einsum("ni,cid->cnd", vectors.float(), self.soft_projection)
+        return projected if self.whitening is None or not whiten else self.whitening(projected)
 
 
 def nearest_entry(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
