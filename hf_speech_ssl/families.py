@@ -231,7 +231,8 @@ FAMILIES = (
         pretraining_fields=(
             *CODEBOOKS,
             *("label_layer", "gumbel_temperature", "enhanced_loss_weight", "anchor_loss_weight"),
-            *("detach_enhanced_labels", "unmasked_loss_weight", "mask_start_prob", "mask_length", "mask_noise_std"),
+            *("detach_enhanced_labels", "whiten_enhanced_labels", "unmasked_loss_weight"),
+            *("mask_start_prob", "mask_length", "mask_noise_std"),
         ),
         override="enhanced_loss_weight=0",
         recipe=_BIRQ_RECIPE,
