@@ -111,8 +111,8 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
     The paper does not say over what block k's output is normalized. Here each feature is, over the frames of its
     utterance, as the input of the anchor labels is over the corpus. The labels' own gradient rewards labels that are
     easy to predict; where block k leaves its output normalized over features alone, it found one label for all frames
-    within 100 updates on synthetic speech. Normalized over frames it takes longer: within 300 updates the labels have a
-    perplexity of 2 to 4 of 1,024, because the projected directions go flat. `whiten_enhanced_labels` stretches them
+    within 100 updates on synthetic speech. Normalized over frames it takes longer: within 300 updates the labels have
+    a perplexity of 2 to 4 of 1,024, because the projected directions go flat. `whiten_enhanced_labels` stretches them
     again; `enhanced_label_perplexity` shows the effect.
     """
 
