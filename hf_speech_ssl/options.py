@@ -91,7 +91,7 @@ def add_options(parser: ArgumentParser, classes: Sequence[type], defaults: dict[
     Raises:
         TypeError: a field has a type that cannot be parsed.
     """
-    fields = [(cls, field) for cls in classes for field in dataclasses.fields(cls) if "help" in field.metadata]
+    fields = [(cls, field) for cls in classes for field in _options(cls)]
     bare_booleans = any("positional" in field.metadata for _, field in fields)
     for cls, field in fields:
         _add_option(parser, field, get_type_hints(cls)[field.name], bare_booleans)
@@ -108,7 +108,7 @@ def make_options(namespace: Namespace, classes: Sequence[type]) -> list[Any]:
         ValueError: a class refuses a value.
     """
     values = vars(namespace)
-    return [cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)}) for cls in classes]
+    return [cls(**{field.name: values[field.name] for field in _options(cls)}) for cls in classes]
 
 
 def parse_settings(argv: list[str] | None, description: str | None, classes: Sequence[type], **defaults: Any) -> Any:
@@ -121,6 +121,10 @@ def parse_settings(argv: list[str] | None, description: str | None, classes: Seq
     parser = OptionParser(description=description)
     add_options(parser, classes, defaults)
     return make_options(parser.parse_args(argv), classes)
+
+
+def _options(cls: type) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(cls) if "help" in field.metadata]
 
 
 def _add_option(parser: ArgumentParser, field: Any, annotation: Any, bare_booleans: bool) -> None:
