@@ -63,7 +63,8 @@ def pin(threads: int) -> None:
 
 def serve(build: Callable[..., Any], settings: str, threads: int) -> None:
     """Be the process of one configuration: build it from JSON settings, then answer each line of the standard input,
-    the name of a method, with what the method returns."""
+    the name of a method, with what the method returns.
+    """
     pin(threads)
     worker = build(**json.loads(settings))
     for line in sys.stdin:
@@ -88,7 +89,8 @@ class Worker:
 
     def ask(self, method: str) -> dict[str, Any]:
         """What the method of that name returns there."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         print(method, file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:

@@ -61,7 +61,8 @@ def in_order(rows: dict[str, list[Line]], order: list[str]) -> list[str]:
 
 def grouped(lines: list[Line]) -> dict[tuple[str, int, int], dict[str, list[Line]]]:
     """Lines by what makes them comparable (recipe, training speakers, updates of fine-tuning), and by row and length
-    of pretraining."""
+    of pretraining.
+    """
     groups: dict[tuple[str, int, int], dict[str, list[Line]]] = {}
     for line in lines:
         key = (json.dumps(line["recipe"]), line["speakers"], line["steps"])

@@ -9,6 +9,7 @@ context is 5.12 s, or all there has been. Steps count once the left context is f
 encoder at the same size and left context, which looks ahead within its chunk and so computes each frame once.
 """
 
+import itertools
 import statistics
 import time
 
@@ -63,7 +64,7 @@ class Encoder:
         self.cache = None
         pieces = self.features.split(self.chunk, dim=1)
         with torch.inference_mode():
-            for chunk, ahead in zip(pieces, pieces[1:], strict=False):
+            for chunk, ahead in itertools.pairwise(pieces):
                 begin = time.perf_counter()
                 output = self.model(chunk, lookahead_features=ahead, past_key_values=self.cache, use_cache=True)
                 times.append(1e3 * (time.perf_counter() - begin))
@@ -169,7 +170,7 @@ class Growth:
         mib: dict[str, list[float]] = {name: [] for name in caches}
         pieces = self.features.split(self.chunk, dim=1)
         with torch.inference_mode():
-            for chunk, ahead in zip(pieces, pieces[1:], strict=False):
+            for chunk, ahead in itertools.pairwise(pieces):
                 for name, cache in caches.items():
                     begin = time.perf_counter()
                     self.model(chunk, lookahead_features=ahead, past_key_values=cache)

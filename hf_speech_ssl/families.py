@@ -120,7 +120,7 @@ def family_of_preset(name: str) -> Family:
         ValueError: there is no such family.
     """
     for family in FAMILIES:
-        if name.split("-")[0] == family.presets:
+        if name.split("-", maxsplit=1)[0] == family.presets:
             return family
     beginnings = ", ".join(family.presets for family in FAMILIES)
     raise ValueError(f"There is no preset '{name}': the names begin with {beginnings}, as in birq-base.")

@@ -111,7 +111,8 @@ class BiRQConfig(QuantizerConfig):
     @property
     def unmasked_frame_weight(self) -> float:
         """Weight of an unmasked frame in the loss, relative to a masked one: so that `unmasked_loss_weight` is that of
-        the means, whatever share of the frames is masked."""
+        the means, whatever share of the frames is masked.
+        """
         shown = (1 - self.mask_start_prob) ** self.mask_length  # share of a long utterance that is not masked
         return self.unmasked_loss_weight * (1 - shown) / shown
 

@@ -157,7 +157,7 @@ class SpeechSSLFeatureExtractor(SequenceFeatureExtractor):
         variance = (square / count - mean.square()).clamp_min(VARIANCE_FLOOR)
         self.mean, self.variance = mean.tolist(), variance.tolist()
 
-    def __call__(
+    def __call__(  # noqa: PLR0913, PLR0917 - the arguments of transformers' feature extractors
         self,
         raw_speech: np.ndarray | list[float] | list[np.ndarray] | list[list[float]] | torch.Tensor,
         padding: bool | str = True,

@@ -9,7 +9,7 @@ from torch import distributed, nn
 class Float32Buffers(nn.Module):
     """A module whose buffers, and those of its parts, follow moves between devices but no casts between types."""
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True):  # type: ignore[no-untyped-def]
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Float32Buffers":
         before = [(part, dict(part._buffers)) for part in self.modules()]
         super()._apply(fn, recurse)
         for part, buffers in before:

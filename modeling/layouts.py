@@ -134,7 +134,8 @@ class WholeLayout:
 
 class Window(NamedTuple):
     """The frames of one attention call: queries are `base` and `copies`, keys `seen` (which ends with `base`) and
-    `copies`."""
+    `copies`.
+    """
 
     base: Span
     copies: Span

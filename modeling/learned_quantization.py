@@ -56,7 +56,8 @@ class QuantizerLearning:
 
     def estimates_after(self, updates: int) -> bool:
         """Whether the projection is estimated anew once so many updates are done: after 1, 2, 4, 8, ... of them, so
-        that the labels mean something from the second update on, and for the last time after all."""
+        that the labels mean something from the second update on, and for the last time after all.
+        """
         is_power = updates > 0 and updates & (updates - 1) == 0
         last = self.projection_updates
         return self.estimates_projection and (updates == last or (is_power and updates < last))
@@ -274,7 +275,8 @@ class LearnedQuantizer(RandomProjectionQuantizer):
 
 def build_quantizer(config: Any, soft_input_dim: int | None = None) -> RandomProjectionQuantizer:
     """The quantizer that a configuration with the fields of [`QuantizerConfig`] asks for; arguments as of
-    [`RandomProjectionQuantizer`]."""
+    [`RandomProjectionQuantizer`].
+    """
     learning = QuantizerLearning.of(config)
     sizes = (config.stacked_size, config.codebook_size, config.codebook_dim, config.num_codebooks)
     if not config.learns_labels and config.codebook_distance == "cosine":

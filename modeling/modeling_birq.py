@@ -293,7 +293,8 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
 
 def describe_soft_labels(labels: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
     """Diagnostics of the enhanced labels (n, C, N) of the frames that `weights` (n,) counts with 1: how many entries
-    they share out over, and how decided they are."""
+    they share out over, and how decided they are.
+    """
     terms = weights.sum().clamp_min(1)
     mean = torch.einsum("n,ncd->cd", weights, labels) / terms
     entropy = -torch.xlogy(mean, mean).sum(-1)

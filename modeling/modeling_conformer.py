@@ -337,7 +337,8 @@ class ConformerModel(ConformerPreTrainedModel):
 
     def skip_at_random(self, output: torch.Tensor, skipped: torch.Tensor) -> torch.Tensor:
         """Apply LayerDrop. The block is computed either way, because a process that skipped it alone would leave the
-        others waiting for its gradients."""
+        others waiting for its gradients.
+        """
         if not self.training or self.config.layerdrop == 0:
             return output
         return torch.where(torch.rand((), device=output.device) < self.config.layerdrop, skipped, output)

@@ -70,7 +70,8 @@ class MaskedPredictionModel(ConformerPreTrainedModel):
 
     def fixed_draws(self, stacked: torch.Tensor) -> FixedDraws | None:
         """Where the step's random numbers come from: in training torch's generator (`None`), in evaluation numbers
-        that the utterances (B, T, I) themselves decide."""
+        that the utterances (B, T, I) themselves decide.
+        """
         return None if self.training else FixedDraws(stacked)
 
     def predicted_rows(self, masked: torch.Tensor) -> torch.Tensor:

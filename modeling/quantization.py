@@ -55,7 +55,8 @@ class Quantizer(Protocol):
     @property
     def learns(self) -> bool:
         """Whether training can change the labels. Those of a quantizer that does not learn follow from the config
-        alone; all others must be read from the pretraining checkpoint."""
+        alone; all others must be read from the pretraining checkpoint.
+        """
         ...
 
     def labels(self, vectors: torch.Tensor) -> torch.Tensor:

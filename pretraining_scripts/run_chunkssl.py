@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         model = load_model(ChunkSSLForPreTraining, config, source)
         if labels_from is not None and run.checkpoint is None and isinstance(model, ChunkSSLForPreTraining):
             tokenizer_config = make_config(None, labels_from, None)
-            model.load_tokenizer(cast(FSQModel, load_model(FSQModel, tokenizer_config, labels_from)))
+            model.load_tokenizer(cast("FSQModel", load_model(FSQModel, tokenizer_config, labels_from)))
         return publish_run(run, pretrain(run, model, source or labels_from, choice, data))
 
 

@@ -433,4 +433,4 @@ def test_all_snippets_of_a_card_run(kind, tmp_path, monkeypatch, capsys):
             assert torch.isfinite(namespace["loss"])
     printed = capsys.readouterr().out.strip()
     assert printed
-    assert SAYS[kind] in printed or SAYS[kind] == "chunks" and "'text'" in printed
+    assert SAYS[kind] in printed or (SAYS[kind] == "chunks" and "'text'" in printed)

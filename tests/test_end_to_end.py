@@ -13,7 +13,7 @@ from hf_speech_ssl.data.corpora import load_corpus
 pytest.importorskip("espeakng_loader")
 sys.path.append(str(Path(__file__).parent.parent / "finetuning_scripts"))
 
-import run_ctc  # noqa: E402
+import run_ctc
 
 SPEECH = "sentences=1000,eval_sentences=150"
 # An encoder that sees 200 ms to either side: CTC with a wider view is free to say letters early or late, and does, by

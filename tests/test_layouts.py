@@ -188,7 +188,7 @@ def test_pretraining_equals_naive_in_predictions_and_gradients(
     encoded, labels = [], []
     for row, length in enumerate(lengths):
         utterance, gone = features[row : row + 1, : 2 * length], hidden[row, :length, None]
-        hide = lambda x, gone=gone: torch.where(gone, model.mask_vector, x)  # noqa: E731
+        hide = lambda x, gone=gone: torch.where(gone, model.mask_vector, x)
         copies = naive(model.encoder, utterance, chunk_size, True, hide)[1]
         encoded.append(copies[gone[chunk_size:, 0]])
         labels.append(model.quantizer.labels(utterance.reshape(length, 10))[chunk_size:][gone[chunk_size:, 0]])

@@ -43,4 +43,4 @@ def test_public_names_are_imported_when_they_are_used() -> None:
     assert all(getattr(hf_speech_ssl, name).__name__ == name for name in hf_speech_ssl.__all__)
     assert set(hf_speech_ssl.__all__) <= set(dir(hf_speech_ssl))
     with pytest.raises(AttributeError, match="has no attribute 'BiRQ'"):
-        hf_speech_ssl.BiRQ  # noqa: B018
+        hf_speech_ssl.BiRQ

@@ -102,7 +102,7 @@ def test_a_full_cue_breaks_at_the_longest_pause_in_its_second_half() -> None:
 def test_the_end_of_a_sentence_is_a_good_place() -> None:
     first = "we went to the market in the early morning to buy some apples."
     words = spoken(f"{first} and then we came home again with nothing at all", 0.2)
-    assert [" ".join(cue.lines) for cue in make_cues(words)][0] == first
+    assert next(" ".join(cue.lines) for cue in make_cues(words)) == first
 
 
 SENTENCES = [

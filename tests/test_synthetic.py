@@ -16,11 +16,11 @@ from datasets import Audio
 
 pytest.importorskip("espeakng_loader", reason="needs the extra `synthetic`")
 
-from hf_speech_ssl.data.synthetic import build_synthetic, parse_synthetic_options  # noqa: E402
-from hf_speech_ssl.data.synthetic import corpus as synthetic  # noqa: E402
-from hf_speech_ssl.data.synthetic.espeak import speak  # noqa: E402
-from hf_speech_ssl.data.synthetic.grammar import GRAMMARS, SPLITS, draw_sentence, split_of, vocabulary  # noqa: E402
-from hf_speech_ssl.data.synthetic.utterances import ACCENTS, SAMPLING_RATE, VOICES, Recipe, utterance  # noqa: E402
+from hf_speech_ssl.data.synthetic import build_synthetic, parse_synthetic_options
+from hf_speech_ssl.data.synthetic import corpus as synthetic
+from hf_speech_ssl.data.synthetic.espeak import speak
+from hf_speech_ssl.data.synthetic.grammar import GRAMMARS, SPLITS, draw_sentence, split_of, vocabulary
+from hf_speech_ssl.data.synthetic.utterances import ACCENTS, SAMPLING_RATE, VOICES, Recipe, utterance
 
 CLEAN = Recipe("train", "small", seed=0, noise_snr_db=None, reverberation=False)
 

@@ -197,7 +197,7 @@ def select_part(dataset: Dataset, name: str, split: str) -> Dataset:
 
 def split_name(split: str) -> str:
     """The name in front of a slice: `train` of `train[:10%]`."""
-    return split.split("[")[0]
+    return split.split("[", maxsplit=1)[0]
 
 
 def no_split(name: str, split: str, splits: Iterable[Any], hint: str = "") -> ValueError:

@@ -54,7 +54,6 @@ def load_corpus(
     text_column: str | None = None,
     revision: str | None = None,
     cache_dir: str | None = None,
-    token: str | bool | None = None,
     **synthetic_options: Any,
 ) -> SpeechDataset:
     """Load one split of a corpus, its audio column left encoded.
@@ -72,7 +71,6 @@ def load_corpus(
         text_column: the column with the transcripts, if they are needed; "json.text" is the entry `text` of a column.
         revision: branch, tag or commit of a Hub data set.
         cache_dir: where `datasets` keeps what it downloads and prepares.
-        token: for private Hub data sets.
         **synthetic_options: passed to `hf_speech_ssl.data.synthetic.build_synthetic`; refused for other corpora.
 
     Raises:
@@ -88,7 +86,6 @@ def load_corpus(
         text_column=text_column,
         revision=revision,
         cache_dir=cache_dir,
-        token=token,
         **synthetic_options,
     )[0]
 
@@ -102,7 +99,7 @@ def load_corpus_with_report(
     **options: Any,
 ) -> tuple[SpeechDataset, CorpusReport]:
     """`load_corpus`, and what of the corpus the split uses. The arguments are the same."""
-    named = {name: options.pop(name, None) for name in ("config_name", "streaming", "revision", "cache_dir", "token")}
+    named = {name: options.pop(name, None) for name in ("config_name", "streaming", "revision", "cache_dir")}
     if options and name_or_path != "synthetic":
         raise TypeError(f"{sorted(options)} only apply to the corpus 'synthetic', not to {name_or_path!r}.")
     source = _open(name_or_path, named, options, audio_column)
@@ -173,7 +170,7 @@ def _open(name: str, named: dict[str, Any], synthetic_options: dict[str, Any], a
         hint = f" The columns are those of {', '.join(str(one.path) for one in list(tables.values())[:3])}."
         load = partial(_load_table, name, tables, audio_column)
     else:
-        hub_options = {option: named[option] for option in ("revision", "cache_dir", "token")}
+        hub_options = {option: named[option] for option in ("revision", "cache_dir")}
         builder = find_builder(name, path, named["config_name"], hub_options)
         remarks = () if isinstance(builder, AudioFolder) else tuple(unused_audio(path))
         hint = (
@@ -238,8 +235,8 @@ def _load_table(name: str, tables: dict[str, Table], audio_column: str, split: s
         raise no_split(name, own, tables)
     table = tables[own]
     columns = dict(table.columns)
-    for column in columns:
-        if column in (*PATH_COLUMNS, audio_column) and any(isinstance(value, str) for value in columns[column]):
+    for column, values in table.columns.items():
+        if column in (*PATH_COLUMNS, audio_column) and any(isinstance(value, str) for value in values):
             columns[column] = table.resolved(column)
     if "audio" not in columns and table.path_column is not None:
         columns["audio"] = columns[table.path_column]

@@ -195,7 +195,7 @@ def _add_listed(
     """The rows of a table, those of files that are missing included: they are skipped by name when they are read."""
     column = table.path_column
     assert column is not None
-    others = {name: values for name, values in table.columns.items() if name != column and name != "audio"}
+    others = {name: values for name, values in table.columns.items() if name not in (column, "audio")}
     for place, path in enumerate(table.resolved(column)):
         if path is None:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -75,7 +76,8 @@ class TextColumn:
             return None if value < 0 else str(self.classes.int2str(value))
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"column {self.name!r} holds {type(value).__name__} values, not text")
-        return None if value != value else str(int(value) if float(value).is_integer() else value)
+        is_nan = isinstance(value, float) and math.isnan(value)
+        return None if is_nan else str(int(value) if float(value).is_integer() else value)
 
 
 @dataclass(frozen=True)

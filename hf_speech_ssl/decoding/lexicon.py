@@ -59,7 +59,7 @@ def read_lexicon(path: str | Path, tokenizer: Wav2Vec2CTCTokenizer) -> Lexicon:
     lexicon: Lexicon = {}
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):
-            word, tab, spelling = (part.strip() for part in line.partition("\t"))
+            word, _, spelling = (part.strip() for part in line.partition("\t"))
             if not word and not spelling:
                 continue
             tokens = spelling.split() if spelling else list(word)

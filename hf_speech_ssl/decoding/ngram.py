@@ -63,8 +63,9 @@ class NGramModel:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w", encoding="utf-8", newline="\n") as file:
             file.write("\\data\\\n")
-            for order, ngrams in enumerate(self.probabilities, start=1):
-                file.write(f"ngram {order}={len(ngrams)}\n")
+            file.writelines(
+                f"ngram {order}={len(ngrams)}\n" for order, ngrams in enumerate(self.probabilities, start=1)
+            )
             for order, ngrams in enumerate(self.probabilities, start=1):
                 file.write(f"\n\\{order}-grams:\n")
                 file.writelines(self._arpa_line(ngram, ngrams[ngram]) for ngram in sorted(ngrams))

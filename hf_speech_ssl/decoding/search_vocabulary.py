@@ -115,6 +115,11 @@ def _build_trie(lexicon: Lexicon, model: Any, tokenizer: Wav2Vec2CTCTokenizer) -
 
 
 def import_flashlight() -> Any:
+    """Import flashlight's decoder.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     try:
         from flashlight.lib.text import decoder
     except ImportError as error:

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.audio import AudioError, load_audio
+from ..decoding.text import StreamingText
 from ..recognition.packing import can_pack, pack_layers
 from ..recognition.recognizer import Recognizer
-from ..recognition.streaming import StreamingText, StreamingTranscriber
+from ..recognition.streaming import StreamingTranscriber
 
 MAX_SECONDS = 300.0  # of one recording
 MAX_RECORDINGS = 16  # at once
@@ -89,7 +90,8 @@ class LiveTranscripts:
 
     def samples(self, name: str) -> NDArray[np.float32] | None:
         """The beginning of a recording that has ended, (samples,) at 16 kHz, handed out once; `None` if there is no
-        such recording or nothing to see in it."""
+        such recording or nothing to see in it.
+        """
         with self._lock:
             recording = self._recordings.pop(name, None)
         if recording is None or not recording.kept:

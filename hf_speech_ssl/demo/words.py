@@ -34,6 +34,7 @@ def introduction(model: DemoModel, chunk_duration_ms: int) -> str:
 
 
 def recording_caption(model: DemoModel, how: str) -> str:
+    """What the picture of a recording shows; `how` says in which way it was transcribed."""
     if model.recognizer is None:
         return "Amplitude and log-mel spectrogram, which is what the model gets."
     how = f" (transcribed {how})" if how else ""

@@ -187,7 +187,8 @@ class OtherEncoder(SpeechEncoder):
 
     def _timing(self, num_samples: int, num_frames: int) -> tuple[float, float | None]:
         """Frame rate and center of the first frame (s): those of the convolutions over samples if the frames are
-        theirs, else frames spread evenly over the utterance."""
+        theirs, else frames spread evenly over the utterance.
+        """
         config: Any = self.model.config if self.model is not None else None
         kernels, strides = getattr(config, "conv_kernel", None), getattr(config, "conv_stride", None)
         if isinstance(kernels, (list, tuple)) and isinstance(strides, (list, tuple)):
@@ -260,7 +261,8 @@ def _make_labels(
     labeler: Any, features: torch.Tensor, mask: torch.Tensor
 ) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
     """The labels that a model's pretraining predicts, (B, T) each, by the name of their kind and codebook, and how
-    many different ones there are."""
+    many different ones there are.
+    """
     if labeler is None:
         return {}, {}
     labels, sizes = {}, {}

@@ -120,7 +120,8 @@ def _principal_directions(
     frames: torch.Tensor, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean (D,) and 1 / standard deviation (D,) of frames (n, D), and the principal directions (D, D) of the
-    standardized frames as columns, each divided by the standard deviation along it."""
+    standardized frames as columns, each divided by the standard deviation along it.
+    """
     std, mean = torch.std_mean(frames.float(), dim=0, correction=0)
     scale = torch.where(std > 0, 1 / std, 0.0)
     correlations = torch.zeros(len(mean), len(mean), dtype=torch.float64)

@@ -148,7 +148,8 @@ class PackedLayer(ConformerLayer):
 
 def can_pack(model: PreTrainedModel) -> bool:
     """Whether `pack_layers` works for a model where it is: plain float32 layers, on a CPU with oneDNN, with sdpa or
-    eager attention. Layers that PEFT or a quantizer has replaced are not plain."""
+    eager attention. Layers that PEFT or a quantizer has replaced are not plain.
+    """
     here = model.device.type == "cpu" and model.dtype == torch.float32 and torch.backends.mkldnn.is_available()
     layers: Any = model.base_model.layers
     weighted = [part for layer in layers for part in layer.modules() if hasattr(part, "weight")]

@@ -159,7 +159,7 @@ def mean_of_weights(
         for file, folder in zip(files, folders, strict=True):
             if different := set(file.keys()) ^ set(files[0].keys()):
                 raise ValueError(
-                    f"{folder} and {folders[0]} are not of one model: only one of them has {sorted(different)[0]}."
+                    f"{folder} and {folders[0]} are not of one model: only one of them has {min(different)}."
                 )
         means = {}
         for name in files[0].keys():  # noqa: SIM118 - not a dict

@@ -167,7 +167,7 @@ def test_half_written_checkpoints_are_not_resumed_from(tmp_path):
 
 def test_a_run_without_finite_gradients_ends_with_a_reason(tmp_path):
     loop = make_loop(tmp_path, max_steps=100, evaluator=None)
-    spoil = lambda module, inputs, output: type(output)({**output, "loss": output["loss"] * float("nan")})  # noqa: E731
+    spoil = lambda module, inputs, output: type(output)({**output, "loss": output["loss"] * float("nan")})
     loop.train_step.bare_model.register_forward_hook(spoil)
     with pytest.raises(FloatingPointError, match="25 updates in a row.*learning_rate"):
         loop.run()

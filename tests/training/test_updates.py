@@ -94,7 +94,7 @@ def test_an_update_without_units_or_with_nan_changes_nothing(kind):
     before = [p.clone() for p in ours.parameters]
     moments = [state["exp_avg"].clone() for state in ours.adamw.state.values()]
     if kind == "NaN loss":
-        spoil = lambda module, inputs, output: type(output)({**output, "loss": output["loss"] * float("nan")})  # noqa: E731
+        spoil = lambda module, inputs, output: type(output)({**output, "loss": output["loss"] * float("nan")})
         ours.bare_model.register_forward_hook(spoil)
     sums = ours.update(2, [noise(4000) if kind == "NaN loss" else noise()])
     assert sums["skipped"] == 1 and sums["units"] == 0

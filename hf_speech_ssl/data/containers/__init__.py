@@ -12,7 +12,7 @@ from .mpeg import covered_share, read_header, repair_mpeg
 from .ogg import split_ogg
 from .splice import SplicedFile, end_of_id3, size_without_tags
 
-__all__ = ["Recording", "find_recordings", "find_mpeg", "unread_bytes"]
+__all__ = ["Recording", "find_mpeg", "find_recordings", "unread_bytes"]
 
 _LEAST_SHARE = 0.5  # of a file without a known beginning must be MPEG frames for it to be taken for MP3
 

@@ -75,7 +75,8 @@ def _find_recordings(file: SplicedFile, begin: int) -> list[int]:
 
 def _is_one_recording(file: SplicedFile, begin: int) -> bool:
     """Whether the samples are counted on from quarter to quarter of the file: in two equally long recordings in one
-    file, the second half counts anew. Most of the file is not read."""
+    file, the second half counts anew. Most of the file is not read.
+    """
     quarters = [begin + (file.size - begin) * part // 4 for part in range(4)]
     frames = [_frames(file, begin, quarter, min(file.size, quarter + _SEARCHED)) for quarter in quarters]
     first = [next(found, None) for found in frames]
