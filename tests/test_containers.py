@@ -102,6 +102,30 @@ def test_an_mp3_without_index_is_the_same_audio_as_with_one() -> None:
     assert 0 <= cut < 2000 and best > 0.999
 
 
+def with_index(data: bytes, index: bytes) -> bytes:
+    """The frames of an MP3 behind a first frame with another index."""
+    header = read_header(data, 0)
+    assert header is not None
+    at = 36 if index.startswith(b"VBRI") else header.index_offset
+    return data[:4] + bytes(at - 4) + index + bytes(header.size - at - len(index)) + data[header.size :]
+
+
+@pytest.mark.parametrize("kind", ["frames and bytes", "frames", "bytes", "VBRI"])
+def test_an_mp3_that_is_cut_off_is_refused_by_what_its_index_states(kind: str) -> None:
+    data = vbr_mp3()
+    at = data.index(b"Xing") + 8
+    frames, size = data[at : at + 4], data[at + 4 : at + 8]
+    assert int.from_bytes(size, "big") == len(data)
+    index = {
+        "frames and bytes": b"Xing\0\0\0\3" + frames + size,
+        "frames": b"Xing\0\0\0\1" + frames,
+        "bytes": b"Xing\0\0\0\2" + size,
+        "VBRI": b"VBRI\0\1\0\0\0\x50" + size + frames,
+    }[kind]
+    assert_whole(with_index(data, index))
+    assert reason(with_index(data, index)[: len(data) * 3 // 4]) == "truncated"
+
+
 def tags_behind(data: bytes) -> bytes:
     ape = b"x" * 20_000
     ape += b"APETAGEX" + struct.pack("<IIII", 2000, len(ape) + 32, 1, 0) + bytes(8)

@@ -45,8 +45,7 @@ def find_recordings(source: BinaryIO, size: int, name: str) -> list[Recording]:
     try:
         return _find(file)
     except EOFError as error:
-        promised = "the header promises {} bytes, {} are there" if error.args else "its last frame is not whole"
-        raise AudioError(name, "truncated", f"{promised.format(*error.args)}; copy the file again.") from error
+        raise AudioError(name, "truncated", f"{error}; copy the file again.") from error
     except UnreadRest as error:
         raise AudioError(
             name,

@@ -80,7 +80,7 @@ def repair_chunked(file: SplicedFile) -> list[SplicedFile]:
     """The recordings of a file of chunks, each with the sizes that it has.
 
     Raises:
-        EOFError: a size promises more than the file holds; with (promised, present) in bytes.
+        EOFError: a size promises more than the file holds; with what is missing.
         UnreadRest: much follows the audio that is no chunk.
     """
     layout = layout_of(file.at(0, 40))
@@ -101,7 +101,7 @@ def repair_chunked(file: SplicedFile) -> list[SplicedFile]:
     present = file.size - audio.start
     is_open = audio.size >= layout.unknown and not (long_sizes and stated)
     if not is_open and stated > present + _SLACK_BYTES:
-        raise EOFError(stated, present)
+        raise EOFError(f"the header promises {stated} bytes, {present} are there")
     if is_open or (stated <= layout.in_front and not _is_end(file, layout, audio.start)):
         return [_with_size(file, layout, audio, long_sizes)]
     end = audio.start + min(stated, present)
@@ -121,7 +121,7 @@ def repair_au(file: SplicedFile) -> SplicedFile:
     present = file.size - start
     if 0 < stated < _UNKNOWN:
         if stated > present + _SLACK_BYTES:
-            raise EOFError(stated, present)
+            raise EOFError(f"the header promises {stated} bytes, {present} are there")
         _check_rest(file, start + stated, stated)
         return file
     return file.replaced({8: max(0, present).to_bytes(4, order)})

@@ -30,7 +30,7 @@ def repair_flac(file: SplicedFile) -> list[SplicedFile]:
     """The recordings of a FLAC file, each with its number of samples stated.
 
     Raises:
-        EOFError: the last frame is not whole; with no arguments.
+        EOFError: the last frame is not whole.
     """
     begin = end_of_id3(file)
     stated = _stated_samples(file, begin)
@@ -52,7 +52,7 @@ def _with_length(file: SplicedFile) -> SplicedFile:
     if all(_crc16(file.at(last.position, end - last.position)) for end in ends if end <= file.size):
         if stated:
             return file  # what follows is not FLAC
-        raise EOFError
+        raise EOFError("its last frame is not whole")
     upper = file.at(_LENGTH, 1)[0] & 0xF0 | last.end >> 32
     return file.replaced({_LENGTH: bytes([upper]) + (last.end & 0xFFFF_FFFF).to_bytes(4, "big")})
 

@@ -91,21 +91,24 @@ def repair_mpeg(file: SplicedFile) -> list[SplicedFile] | None:
         found.
 
     Raises:
-        EOFError: the file's index promises more than the file holds; with (promised, present) in bytes.
+        EOFError: the file's index promises more than the file holds; with what is missing.
     """
     begin, end = end_of_id3(file), size_without_tags(file)
-    stated = _stated_size(file.at(begin, 2048))
-    if stated is not None:
-        slack = max(_SLACK_BYTES, stated[1] // 1000)
-        if stated[1] - (file.size - begin) > slack:
-            raise EOFError(stated[1], file.size - begin)
-        if end - begin - stated[1] <= slack:
-            return [file.part(0, max(end, begin + stated[1]))]  # libmpg123 complains about tags behind the audio
+    head = file.at(begin, 2048)
+    stated_frames, stated_bytes = _stated_length(head)
+    slack = max(_SLACK_BYTES, stated_bytes // 1000)
+    if stated_bytes - (file.size - begin) > slack:
+        raise EOFError(f"the header promises {stated_bytes} bytes, {file.size - begin} are there")
+    is_known = head[36:40] != b"VBRI"  # which libmpg123 does not look at
+    if is_known and stated_frames and stated_bytes and end - begin - stated_bytes <= slack:
+        return [file.part(0, max(end, begin + stated_bytes))]  # libmpg123 complains about tags behind the audio
     data = file.at(0, file.size)
     runs = [run for run in _runs(data, begin, file.size) if run.frames]
     runs = [run for run in runs if run.frames >= _LEAST_FRAMES] or runs
     if not runs:
         return None
+    if stated_frames > 1.01 * sum(run.frames for run in runs) + 2:
+        raise EOFError(f"the header promises {stated_frames} frames, {sum(run.frames for run in runs)} are there")
     if any(run.kind[1] != 3 for run in runs):  # only layer 3 has an index; the others have one bit rate
         return [file.part(runs[0].stretches[0].start, runs[-1].stretches[-1].stop)]
     return [file_of_run(file, run) for run in runs]
@@ -132,15 +135,23 @@ def file_of_run(file: SplicedFile, run: _Run) -> SplicedFile:
     return file.joined([bytes(index), *run.stretches])
 
 
-def _stated_size(data: bytes) -> tuple[int, int] | None:
-    """Frames and bytes that the index in a first frame states, if it states both."""
+def _stated_length(data: bytes) -> tuple[int, int]:
+    """Frames and bytes that the index in a first frame states; 0 where it does not."""
     header = read_header(data, 0)
     if header is None or header.layer != 3:
-        return None
+        return 0, 0
     at = header.index_offset
-    if data[at : at + 4] not in (b"Xing", b"Info") or int.from_bytes(data[at + 4 : at + 8], "big") & 3 != 3:
-        return None
-    return int.from_bytes(data[at + 8 : at + 12], "big"), int.from_bytes(data[at + 12 : at + 16], "big")
+    if data[at : at + 4] in (b"Xing", b"Info"):
+        flags, numbers = int.from_bytes(data[at + 4 : at + 8], "big"), at + 8
+        frames = _number(data, numbers) if flags & 1 else 0
+        return frames, _number(data, numbers + 4 * (flags & 1)) if flags & 2 else 0
+    if data[36:40] == b"VBRI":
+        return _number(data, 50), _number(data, 46)
+    return 0, 0
+
+
+def _number(data: bytes, position: int) -> int:
+    return int.from_bytes(data[position : position + 4], "big")
 
 
 def _is_index(data: bytes, position: int, header: Header) -> bool:
