@@ -5,8 +5,9 @@ Shape letters: B utterances, T frames of logits, V vocabulary.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -54,40 +55,39 @@ def greedy_ctc_spans(
     blank_token_id: int = 0,
 ) -> list[list[TokenSpan]]:
     """As `greedy_ctc`, with the frames of each token: B lists of `TokenSpan`."""
-    ids, _ = best_tokens(logits_or_ids, lengths, blank_token_id)
-    ends = [ids.shape[1]] * len(ids) if lengths is None else torch.as_tensor(lengths).tolist()
-    return [[TokenSpan(*run) for run in runs] for runs in token_runs(ids, ends, blank_token_id)]
+    ids, _, ends = best_tokens(logits_or_ids, lengths, blank_token_id)
+    return [
+        [TokenSpan(*run) for run in token_runs(row[:end], blank_token_id)] for row, end in zip(ids, ends, strict=True)
+    ]
 
 
-def token_runs(ids: NDArray[np.int64], lengths: Sequence[int], blank_token_id: int) -> list[list[list[int]]]:
+def token_runs(ids: Sequence[int], blank_token_id: int) -> list[tuple[int, int, int]]:
     """Merge the repeats of the frames' best tokens and drop the blanks.
 
     Args:
-        ids: (B, T) best token of each frame.
-        lengths: B numbers of frames that belong to each utterance.
+        ids: T best tokens of an utterance.
 
     Returns:
-        For each utterance its tokens in order, as [token, first frame, frame after the last].
+        The tokens in order, as (token, first frame, frame after the last).
     """
-    batch, frames = ids.shape
-    # Frames past the end count as blank; a blank column on either side lets every run begin and end inside.
-    padded = np.full((batch, frames + 2), blank_token_id, dtype=np.int64)
-    padded[:, 1:-1] = np.where(np.arange(frames) < np.asarray(lengths).reshape(-1, 1), ids, blank_token_id)
-    changes = padded[:, 1:] != padded[:, :-1]  # (B, T + 1); True at t: frame t differs from frame t - 1
-    is_token = padded != blank_token_id
-    utterance, start = np.nonzero(changes & is_token[:, 1:])
-    end = np.nonzero(changes & is_token[:, :-1])[1]  # of the same runs, in the same order
-    runs = np.stack([padded[:, 1:][utterance, start], start, end], axis=1).tolist()
-    edges = np.searchsorted(utterance, np.arange(batch + 1)).tolist()
-    return [runs[begin:until] for begin, until in pairwise(edges)]
+    runs, begin = [], 0
+    for token, repeats in itertools.groupby(ids):
+        end = begin + sum(1 for _ in repeats)
+        if token != blank_token_id:
+            runs.append((token, begin, end))
+        begin = end
+    return runs
 
 
 def best_tokens(
     logits_or_ids: torch.Tensor | NDArray[np.generic],
     lengths: torch.Tensor | Sequence[int] | None,
     blank_token_id: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The best token of each frame (B, T), and its logit (B, T); arguments and errors as in `greedy_ctc`."""
+) -> tuple[list[list[int]], list[float], list[int]]:
+    """The best token of each frame, (B, T), the sum of an utterance's best logits, (B,), and its frames, (B,).
+
+    Arguments and errors as in `greedy_ctc`. Lists, because a streaming step has a few frames only.
+    """
     if not isinstance(logits_or_ids, torch.Tensor | np.ndarray):
         raise TypeError(f"Expected a tensor or array of logits or ids, got {type(logits_or_ids).__name__}.")
     values = torch.as_tensor(logits_or_ids).detach()
@@ -100,17 +100,24 @@ def best_tokens(
     batch, frames = values.shape[:2]
     if is_logits and not 0 <= blank_token_id < values.shape[2]:
         raise ValueError(f"blank_token_id {blank_token_id} is none of the {values.shape[2]} tokens of the logits.")
-    given = lengths.cpu().numpy() if isinstance(lengths, torch.Tensor) else lengths
-    ends = np.full(batch, frames) if given is None else np.asarray(given)
-    if batch == 0:
-        ends = ends.astype(np.int64)  # an empty list comes as floats
-    if ends.shape != (batch,) or ends.dtype.kind != "i" or ((ends < 0) | (ends > frames)).any():
-        raise ValueError(f"lengths must be {batch} whole numbers in [0, {frames}], got {ends.tolist()}.")
+    ends = _as_lengths(lengths, batch, frames)
     if not is_logits:
-        return values.long().cpu().numpy(), np.zeros((batch, frames), dtype=np.float32)
-    best, ids = (part.cpu() for part in values.max(-1))
-    scores = best.float().numpy()
-    broken = np.isnan(scores)  # a maximum over NaN is NaN
-    if broken.any() and (broken & (np.arange(frames) < ends[:, None])).any():
+        return values.tolist(), [0.0] * batch, ends
+    best, ids = values.max(-1)
+    scores = [
+        sum(one if math.isnan(one) else max(one, IMPOSSIBLE) for one in row[:end])
+        for row, end in zip(best.tolist(), ends, strict=True)
+    ]
+    if any(map(math.isnan, scores)):  # a maximum over NaN is NaN
         raise ValueError("The logits hold NaN: the model or its input is broken (diverged training, bad audio).")
-    return ids.numpy(), np.maximum(scores, IMPOSSIBLE)
+    return ids.tolist(), scores, ends
+
+
+def _as_lengths(lengths: torch.Tensor | Sequence[int] | None, batch: int, frames: int) -> list[int]:
+    if lengths is None:
+        return [frames] * batch
+    ends = lengths.tolist() if isinstance(lengths, torch.Tensor | np.ndarray) else list(lengths)
+    fits = isinstance(ends, list) and len(ends) == batch
+    if not fits or not all(isinstance(end, int | np.integer) and 0 <= end <= frames for end in ends):
+        raise ValueError(f"lengths must be {batch} whole numbers in [0, {frames}], got {ends}.")
+    return ends

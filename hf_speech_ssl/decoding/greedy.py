@@ -49,20 +49,18 @@ class GreedyDecoder(Decoder[GreedyState]):
 
     def step(self, states: Sequence[GreedyState], frames: torch.Tensor, lengths: Sequence[int]) -> None:
         blank = self.tokenizer.pad_token_id
-        ids, scores = best_tokens(frames, lengths, blank)
-        for state, row, of_frames, length, runs in zip(
-            states, ids, scores, lengths, token_runs(ids, lengths, blank), strict=True
-        ):
+        ids, scores, _ = best_tokens(frames, lengths, blank)
+        for state, row, score, length in zip(states, ids, scores, lengths, strict=True):
             if not length:
                 continue
-            for token, start, end in runs:
+            for token, start, end in token_runs(row[:length], blank):
                 if start == 0 and token == state.last_id:
                     state.builder.extend(state.frames + end)
                 else:
                     state.builder.add(TokenSpan(token, state.frames + start, state.frames + end))
             state.frames += length
-            state.last_id = int(row[length - 1])
-            state.score += float(of_frames[:length].sum())
+            state.last_id = row[length - 1]
+            state.score += score
 
     def hypothesis(self, state: GreedyState) -> StreamingText:
         return state.builder.partial()
