@@ -116,9 +116,9 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
     again; `enhanced_label_perplexity` shows the effect.
     """
 
-    _keep_in_fp32_modules_strict = ["quantizer", "anchor_use"]
-
     def __init__(self, config: BiRQConfig):
+        statistics = ["anchor_use", "enhanced_use"] if config.enhanced_loss_weight else ["anchor_use"]
+        self._keep_in_fp32_modules_strict = ["quantizer", *statistics]
         super().__init__(config)
         self.encoder = BiRQModel(config)
         self.quantizer = build_quantizer(config, soft_input_dim=config.hidden_size)
