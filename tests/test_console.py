@@ -28,7 +28,7 @@ ANSWERS = {
     "evaluate ./none synthetic": (1, "There is no model folder './none'"),
     "evaluate m synthetic --num_resamples 7": (1, "num_resamples 0 (no intervals) or at least 100"),
     "tune m synthetic --lm_path none.arpa": (1, "There is no file 'none.arpa'"),
-    "probe m synthetic --split_name test": (1, "name another"),
+    "probe m synthetic --num_epochs 0": (1, "num_epochs must be at least 1"),
     "ngram none.txt --output_file a.arpa": (1, "There is no file 'none.txt'"),
     "average none --output_dir out": (1, "There is no folder 'none'"),
     "card none": (1, "There is no folder 'none'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import sys
 import time
@@ -112,22 +113,24 @@ def _find(sources: Sequence[str]) -> tuple[list[AudioFile], list[str]]:
     Raises:
         ValueError: there is no file at all.
     """
+    missing = [source for source in sources if _is_missing(source)]
+    if len(missing) == len(sources):
+        raise ValueError("\n".join(f"{path}: there is no such file." for path in missing))
     from ..data.audio_files import AudioFile, find_audio_files
 
     found = find_audio_files([source for source in sources if source != STANDARD_INPUT])
     files, problems = found.files, found.problems
     if STANDARD_INPUT in sources:
         files.insert(0, AudioFile(STANDARD_INPUT, PurePath("standard-input")))
-    missing = [file.path for file in files if _is_missing(file.path)]
-    if len(missing) == len(files):
-        raise ValueError("\n".join([*problems, *(f"{path}: there is no such file." for path in missing)]))
+    if not files:
+        raise ValueError("\n".join(problems))
     for line in (*found.notes(), *problems):
         print(line, file=sys.stderr)
     return files, problems
 
 
 def _is_missing(path: str) -> bool:
-    return path != STANDARD_INPUT and "://" not in path and not os.path.exists(path)
+    return path != STANDARD_INPUT and "://" not in path and not glob.has_magic(path) and not os.path.exists(path)
 
 
 def _audio(path: str) -> Any:
