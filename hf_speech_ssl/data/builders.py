@@ -35,7 +35,7 @@ _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _CARD = re.DOTALL | re.MULTILINE
 
 
-class EncodedAudio(Audio):
+class EncodedAudio(Audio):  # type: ignore[misc]  # `datasets` has no types
     """`Audio(decode=False)` that also stores audio without torchcodec.
 
     `datasets` imports torchcodec's encoder to store even the path of a file, as `audiofolder` and WebDataset do, so

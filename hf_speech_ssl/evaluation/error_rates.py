@@ -126,7 +126,7 @@ def _check_texts(predictions: Any, references: Any) -> None:
         )
 
 
-class _ErrorRate(evaluate.Metric):
+class _ErrorRate(evaluate.Metric):  # type: ignore[misc]  # `evaluate` has no types
     """The base of both metrics: `compute(predictions=, references=)`, `add`, `add_batch`, all without network.
 
     Texts are kept in memory unless `num_process` is above 1 or `keep_in_memory=False`, where `evaluate` wants files.
