@@ -24,7 +24,7 @@ _RESEED_DISTANCE = 0.1  # of a split entry's two halves, as a share of its lengt
 
 @dataclass(frozen=True)
 class QuantizerLearning:
-    """What a quantizer learns and when, in updates of the model; see [`BiRQConfig`] for the fields."""
+    """What a quantizer learns and when, in updates of the model; see `QuantizerConfig` for the fields."""
 
     projection_kind: str = "random"
     projection_updates: int = 128
