@@ -16,7 +16,9 @@ Sums = dict[str, torch.Tensor]  # names to 0-dim tensors
 # Of statistics over tens of thousands of frames; those of a batch bound every one of them.
 COLLAPSED_SHARE, COLLAPSED_PERPLEXITY = 0.3, 8.0
 BETTER = 1.05  # than the commonest label's share
-MOSTLY_LOUDNESS = 0.5  # share of its variance
+# Share of the variance of the loudness. On recorded speech labels of a random projection explain 88 %, those of
+# whitened directions that teach 50 to 73 %.
+MOSTLY_LOUDNESS = 0.8
 WHITEN = "Set projection_kind=whitened"
 
 UNITS = "units"  # sum of the weights

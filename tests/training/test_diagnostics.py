@@ -24,8 +24,8 @@ HEALTHY = {"kind": "anchor", "entries_used": 500, "perplexity": 300.0, "commones
         ({"commonest_share": 0.5, "accuracy": 0.9}, "collapse: 50.0 %"),
         ({"kind": "enhanced", "perplexity": 2.0}, "The enhanced labels collapse.*detach_enhanced_labels=true"),
         ({"accuracy": 0.02}, "no better than a constant guess: 2.0 % of the anchor .* makes up 2.0 %"),
-        ({"loudness": 0.7}, "mostly say how loud .* 70 % .*projection_kind=whitened"),
-        ({"loudness": 0.2, "accuracy": None}, None),
+        ({"loudness": 0.88}, "mostly say how loud .* 88 % .*projection_kind=whitened"),
+        ({"loudness": 0.73, "accuracy": None}, None),
     ],
 )
 def test_labels_that_teach_nothing_are_named_with_a_remedy(changes, message):
