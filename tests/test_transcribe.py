@@ -323,7 +323,7 @@ def test_what_cannot_work_is_refused_before_the_work(saved, talks, tmp_path, cap
         ([str(talks[0]), str(talks[2]), *out], "would both be written to"),
         ([str(talks[0]), str(talks[1]), "--format", "srt"], "cannot share standard output"),
         ([str(talks[0]), "--output_dir", str(talks[1])], "b.flac"),
-        ([str(talks[0]), "--chunk_duration_ms", "320"], "Chunk SSL does"),
+        ([str(talks[0]), "--chunk_duration_ms", "320"], "Chunk SSL takes both"),
         ([str(talks[0]), "--batch_seconds", "0"], "batch_seconds must be a positive number"),
         ([str(talks[0]), "--window_seconds", "0.5"], "window_seconds must be a number of at least 1"),
         ([str(talks[0]), "--window_seconds", "inf"], "window_seconds must be a number of at least 1"),
