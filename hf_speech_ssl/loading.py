@@ -115,6 +115,7 @@ class Checkpoint:
                     output_loading_info=True,
                     revision=revision,
                     trust_remote_code=self.trust_remote_code,
+                    ignore_mismatched_sizes=adapter is not None,  # the head may be the adapter's own
                 )
                 loaded: PreTrainedModel = model if adapter is None else self._with_adapter(model)
         except (RuntimeError, SafetensorError) as error:
@@ -123,6 +124,7 @@ class Checkpoint:
             ) from error
         brought = set() if adapter is None else set(adapter.whole_modules)
         absent = [key for key in info["missing_keys"] if not key.endswith(_TRAINING_ONLY)]
+        absent += [key for key, *_ in info["mismatched_keys"]]
         if missing := sorted(key for key in absent if brought.isdisjoint(key.split("."))):
             raise ValueError(
                 f"{self.name_or_path} lacks weights of {type(loaded).__name__}: {', '.join(missing[:4])}"

@@ -220,6 +220,8 @@ class ConformerPreTrainedModel(SpeechSSLPreTrainedModel):
 
     config_class = ConformerConfig
     base_model_prefix = "encoder"
+    # PEFT and activation checkpointing ask for the layer whose output begins the blocks, and make it carry gradients.
+    _input_embed_layer = "feature_projection"
     _no_split_modules = ["ConformerLayer"]
     _supports_sdpa = True
     _supports_flex_attn = True

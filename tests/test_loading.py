@@ -81,7 +81,7 @@ def adapt(model: PreTrainedModel, folder: Path, *parts, **options) -> tuple[str,
         for name, weights in adapted.named_parameters():
             if weights.requires_grad:
                 weights.normal_(0, 0.2, generator=torch.Generator().manual_seed(len(name)))
-    adapted.save_pretrained(folder, save_embedding_layers=False)  # a model of speech has none
+    adapted.save_pretrained(folder)
     return save(folder, *parts), adapted.eval()
 
 
@@ -119,6 +119,38 @@ def test_an_adapter_of_an_encoder_brings_its_own_head_and_vocabulary(tmp_path, c
     without_head, _ = adapt(AutoModelForCTC.from_pretrained(base, vocab_size=VOCABULARY), tmp_path / "none", PROCESSOR)
     with pytest.raises(ValueError, match="lacks weights of BiRQForCTC: ctc_head"):
         Recognizer.from_pretrained(without_head, device="cpu")
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_lora_learns_with_activation_checkpointing_and_is_opened_again(use_reentrant, tmp_path):
+    base = save(tmp_path / "base", FAMILIES["birq"].build("ctc", vocab_size=VOCABULARY + 3))
+    model = AutoModelForCTC.from_pretrained(base, vocab_size=VOCABULARY, ignore_mismatched_sizes=True)
+    model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    config = peft.LoraConfig(target_modules=["qkv_proj"], modules_to_save=["ctc_head"])
+    adapted = peft.get_peft_model(model, config).train()
+    trained = {name: weights for name, weights in adapted.named_parameters() if weights.requires_grad}
+    optimizer = torch.optim.SGD(trained.values(), lr=0.1)
+    inputs = PROCESSOR.feature_extractor(speech_like(1.0), sampling_rate=16_000, return_tensors="pt")
+    adapted(**inputs, labels=torch.tensor([[3, 4, 5]])).loss.backward()
+    assert all(weights.grad.abs().sum() > 0 for name, weights in trained.items() if "lora_B" in name)
+    optimizer.step()
+    adapted.save_pretrained(tmp_path / "adapter")  # PEFT compares the vocabulary with the base's, and saves more
+    folder, wanted = save(tmp_path / "adapter", PROCESSOR), log_probs_of(adapted.eval())
+    opened = AutoModelForCTC.from_pretrained(folder, vocab_size=VOCABULARY, ignore_mismatched_sizes=True).eval()
+    torch.testing.assert_close(log_probs_of(opened), wanted, rtol=0, atol=1e-5)
+    got = Recognizer.from_pretrained(folder, device="cpu").log_probs([speech_like(1.0)])[0]
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+
+
+def test_an_adapter_whose_base_has_other_sizes_is_refused(tmp_path):
+    base = save(tmp_path / "base", FAMILIES["birq"].build("ctc", vocab_size=VOCABULARY))
+    folder, _ = adapt(
+        AutoModelForCTC.from_pretrained(base), tmp_path / "adapter", PROCESSOR, modules_to_save=["ctc_head"]
+    )
+    config = tmp_path / "base" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"conv_kernel_size": 3}))
+    with pytest.raises(ValueError, match=r"lacks weights of BiRQForCTC: encoder\.layers\.0\.convolution"):
+        Recognizer.from_pretrained(folder, device="cpu")
 
 
 def test_an_adapter_that_cannot_be_opened_says_why(tmp_path, monkeypatch):
