@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_loop import ScriptedEvaluator, log_of, make_loop
 from toys import ToyBatches, tiny_birq
 
@@ -179,6 +179,43 @@ def test_optimizer_states_of_earlier_versions_are_read(tmp_path):
     for name, parameter in loop.train_step.bare_model.named_parameters():
         assert torch.equal(loop.train_step.adamw.state[parameter]["exp_avg"], named[name]["exp_avg"]), name
     loop.leave()
+
+
+def test_a_state_without_statistics_of_label_use_is_gone_on_from(tmp_path):
+    """Models had no such buffers, and states no checksums, when it was written."""
+    make_loop(tmp_path, evaluator=None, save_steps=2, max_steps=4).run()
+    folder = tmp_path / "checkpoint-4"
+    weights = load_file(folder / "model.safetensors")
+    counted = {name for name in weights if "_use." in name}
+    assert weights["anchor_use.counts"].sum() > 0
+    older = {name: tensor for name, tensor in weights.items() if name not in counted}
+    save_file(older, folder / "model.safetensors", {"format": "pt"})
+    (folder / "training_state.json").write_text('{"step": 4}')
+    loop = make_loop(tmp_path, evaluator=None, resume_from_checkpoint="last")
+    model = loop.train_step.bare_model
+    assert model.state_dict().keys() == weights.keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, torch.zeros_like(tensor) if name in counted else weights[name]), name
+    loop.run()
+    assert load_file(tmp_path / "checkpoint-6" / "model.safetensors")["anchor_use.counts"].sum() > 0
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 6), (6, 0)], ids=["frozen later", "thawed later"])
+def test_the_updates_with_a_frozen_encoder_may_change_on_resume(tmp_path, caplog, before, after):
+    make_loop(tmp_path, evaluator=None, max_steps=3, freeze_encoder_steps=before).run()
+    file = tmp_path / "checkpoint-3" / "model.safetensors"
+    untrained, saved = tiny_birq().state_dict(), load_file(file)
+    options = {"freeze_encoder_steps": after, "resume_from_checkpoint": "last"}
+    loop = make_loop(tmp_path, evaluator=None, **options)
+    moments = torch.load(file.with_name("optimizer.pt"))["optimizer"]
+    for name, parameter in loop.train_step.bare_model.named_parameters():
+        assert torch.equal(loop.train_step.adamw.state[parameter]["exp_avg"], moments[name]["exp_avg"]), name
+    loop.run()
+    final = load_file(tmp_path / "model.safetensors")
+    for part, frozen in (("encoder.feature_projection.weight", True), ("prediction_head.weight", False)):
+        assert torch.equal(untrained[part], saved[part]) == (frozen and before > 0), part
+        assert torch.equal(saved[part], final[part]) == (frozen and after > 0), part
+    assert f"--freeze_encoder_steps {before} -> {after}" in caplog.text
 
 
 def test_half_a_line_in_the_log_stops_nothing(tmp_path):
