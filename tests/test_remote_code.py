@@ -1,16 +1,18 @@
 """A saved folder loads where the package is not installed, gives the same outputs there, and saves itself again."""
 
+import copy
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 from families import HEADS, Family, every_family, example_batch, run
-from helpers import speech_like
+from helpers import speech_like, tiny_birq
 from test_pipeline import save_recognizer
-from transformers import AutoModel, AutoModelForCTC, AutoProcessor, pipeline
+from transformers import AutoModel, AutoModelForCTC, AutoModelForPreTraining, AutoProcessor, pipeline
 
-from hf_speech_ssl import FSQConfig, FSQModel, SpeechSSLFeatureExtractor
+from hf_speech_ssl import BiRQForPreTraining, FSQConfig, FSQModel, SpeechSSLFeatureExtractor
 
 # An editable install has a finder of its own, so the package is hidden from all finders.
 HIDE_THE_PACKAGE = """
@@ -81,6 +83,33 @@ torch.save({"digits": model.tokenize(features, mask)}, target / "outputs.pt")
 """
 
 
+def update_twice(model, features, mask):
+    """Two updates; its text is also part of the program below."""
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-3)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        model(features, attention_mask=mask).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+LEARNING_PROGRAM = (
+    """
+from pathlib import Path
+import torch
+from transformers import AutoModelForPreTraining
+"""
+    + inspect.getsource(update_twice)
+    + """
+source, target = map(Path, sys.argv[1:])
+model = AutoModelForPreTraining.from_pretrained(source, trust_remote_code=True)
+update_twice(model, *torch.load(source / "inputs.pt"))
+model.save_pretrained(target)
+torch.save(dict(model.quantizer.named_buffers()), target / "outputs.pt")
+"""
+)
+
+
 def run_without_the_package(source: Path, target: Path, program: str = PROGRAM) -> dict:
     """What `program` found, in a process with an empty cache of remote code."""
     target.mkdir()
@@ -138,3 +167,25 @@ def test_remote_code_of_the_tokenizer(tmp_path):
     again = AutoModel.from_pretrained(second)  # what was saved there
     assert type(again) is FSQModel and torch.equal(digits, again.tokenize(*example_batch()))
     assert {file.name for file in second.glob("*.py")} == {file.name for file in first.glob("*.py")}
+
+
+def test_remote_code_goes_on_learning_its_labels(tmp_path):
+    """The folder is saved between the estimate of the projection and the one move of the entries."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    fields = {"projection_kind": "whitened", "projection_updates": 1, "whiten_enhanced_labels": True}
+    model = BiRQForPreTraining(tiny_birq(**fields, codebook_refinements=1, codebook_refinement_interval=2))
+    update_twice(model, *example_batch())
+    model.save_pretrained(first)
+    torch.save(example_batch(), first / "inputs.pt")
+    saved = copy.deepcopy(dict(model.quantizer.named_buffers()))
+    update_twice(model, *example_batch())
+    wanted = dict(model.quantizer.named_buffers())
+    got = run_without_the_package(first, second, LEARNING_PROGRAM)
+    assert got.keys() == wanted.keys()
+    for name, values in wanted.items():
+        torch.testing.assert_close(got[name], values, rtol=1e-4, atol=1e-4, msg=name)
+    assert torch.equal(got["projection"], saved["projection"]) and not torch.equal(got["codebook"], saved["codebook"])
+    again = AutoModelForPreTraining.from_pretrained(second)  # what was saved there
+    assert type(again) is BiRQForPreTraining
+    for name, values in again.quantizer.named_buffers():
+        assert torch.equal(values, got[name]), name
