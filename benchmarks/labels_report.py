@@ -110,7 +110,7 @@ def plot(lines: list[Line], order: list[str], file: Path) -> None:
             panel.barh(place, statistics.mean(values), color="lightsteelblue")
             panel.plot(values, [place] * len(values), "k.")
         panel.set_yticks(range(len(names)), names)
-        panel.set_title(title(speakers, steps))
+        panel.set_title(title(speakers, steps), loc="right", fontsize=11)
         panel.set_xlabel("WER, %")
     figure.savefig(file, dpi=120)
     pyplot.close(figure)
