@@ -95,7 +95,7 @@ def main() -> None:
     train(output_dir)
     transcribe(output_dir)
     print("\n| encoder | WER on unseen voices and sentences |\n|---|---|")
-    for name, folder in (("pretrained with BiRQ", "ctc"), ("from scratch", "ctc-from-scratch")):
+    for name, folder in (("pretrained as `birq-tiny`", "ctc"), ("from scratch", "ctc-from-scratch")):
         print(f"| {name} | {100 * word_error_rate(output_dir / folder):.1f} % |")
     print(f"\n{(time.perf_counter() - began) / 60:.1f} minutes. Models and cards are in {output_dir}.")
 
