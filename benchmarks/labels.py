@@ -110,6 +110,7 @@ class Benchmark:
             "preset": options.preset,
             "finetuning_folder": options.finetuning_folder.name,
             "finetuning_rate": options.finetuning_rate,
+            "finetuning_freeze_steps": options.finetuning_freeze_steps,
             "num_test_speakers": len(self.test),
             "split_seed": options.split_seed,
         }
@@ -133,11 +134,13 @@ class Benchmark:
     def line(self, run: Run) -> dict[str, Any]:
         """Pretrain if this row and seed are not pretrained yet, fine-tune, and transcribe the test speakers."""
         source, described = self.pretrain(run)
-        rate = self.options.finetuning_rate
+        options = self.options
+        rate = options.finetuning_rate
         start = self.folder / run.folder_name if source is None else source
-        output_dir = start.with_name(f"{start.name}-{run.speakers}-speakers-{run.steps}-updates-{rate:g}")
+        recipe = f"{run.speakers}-speakers-{run.steps}-updates-{rate:g}-frozen-{options.finetuning_freeze_steps}"
+        output_dir = start.with_name(f"{start.name}-{recipe}")
         table = write_table(self.folder / f"train-{run.speakers}.jsonl", self.spoken_by(self.others[: run.speakers]))
-        model = {"config_name": self.options.preset} if source is None else {"model_name_or_path": source}
+        model = {"config_name": options.preset} if source is None else {"model_name_or_path": source}
         call_script(
             "finetuning_scripts/run_ctc.py",
             output_dir,
@@ -147,6 +150,7 @@ class Benchmark:
             load_best_model_at_end=False,
             max_steps=run.steps,
             learning_rate=rate,
+            freeze_encoder_steps=options.finetuning_freeze_steps,
             per_device_train_batch_seconds=24,
             seed=run.seed,
         )
@@ -230,6 +234,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--pretraining_seconds", type=float, default=16, help="audio in a batch of pretraining")
     parser.add_argument("--pretraining_rate", type=float, default=1e-3)
     parser.add_argument("--finetuning_rate", type=float, default=2e-3)
+    parser.add_argument("--finetuning_freeze_steps", type=int, default=100, help="updates of the head alone, in all rows")
     parser.add_argument("--mixed_precision", default="bf16", help="of pretraining")
     parser.add_argument("--work_dir", type=Path, default=REPOSITORY / "outputs" / "labels")
     parser.add_argument("--output_dir", type=Path, default=RESULTS)
