@@ -111,6 +111,7 @@ class Benchmark:
             "finetuning_folder": options.finetuning_folder.name,
             "finetuning_rate": options.finetuning_rate,
             "finetuning_freeze_steps": options.finetuning_freeze_steps,
+            "finetuning_config": options.finetuning_config,
             "num_test_speakers": len(self.test),
             "split_seed": options.split_seed,
         }
@@ -138,6 +139,8 @@ class Benchmark:
         rate = options.finetuning_rate
         start = self.folder / run.folder_name if source is None else source
         recipe = f"{run.speakers}-speakers-{run.steps}-updates-{rate:g}-frozen-{options.finetuning_freeze_steps}"
+        if options.finetuning_config:
+            recipe += f"-{options.finetuning_config}"
         output_dir = start.with_name(f"{start.name}-{recipe}")
         table = write_table(self.folder / f"train-{run.speakers}.jsonl", self.spoken_by(self.others[: run.speakers]))
         model = {"config_name": options.preset} if source is None else {"model_name_or_path": source}
@@ -151,6 +154,7 @@ class Benchmark:
             max_steps=run.steps,
             learning_rate=rate,
             freeze_encoder_steps=options.finetuning_freeze_steps,
+            **({"config_overrides": options.finetuning_config} if options.finetuning_config else {}),
             per_device_train_batch_seconds=24,
             seed=run.seed,
         )
@@ -234,7 +238,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--pretraining_seconds", type=float, default=16, help="audio in a batch of pretraining")
     parser.add_argument("--pretraining_rate", type=float, default=1e-3)
     parser.add_argument("--finetuning_rate", type=float, default=2e-3)
-    parser.add_argument("--finetuning_freeze_steps", type=int, default=100, help="updates of the head alone, in all rows")
+    parser.add_argument("--finetuning_freeze_steps", type=int, default=100, help="updates of the head alone")
+    parser.add_argument("--finetuning_config", default="", help="config fields of fine-tuning, as `--config_overrides`")
     parser.add_argument("--mixed_precision", default="bf16", help="of pretraining")
     parser.add_argument("--work_dir", type=Path, default=REPOSITORY / "outputs" / "labels")
     parser.add_argument("--output_dir", type=Path, default=RESULTS)
