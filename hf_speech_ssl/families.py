@@ -262,7 +262,7 @@ FAMILIES = (
         tags=("chunk-ssl", "streaming"),
         fields=(*FEATURES, *CONFORMER, "num_lookahead_chunks", "left_context_chunks"),
         ctc_fields=("streaming_durations_ms", "streaming_prob", *CTC_HEAD),
-        pretraining_fields=("chunk_durations_ms", "label_kind", "loss_kind"),
+        pretraining_fields=("chunk_durations_ms", "label_kind", "loss_kind", "unmasked_loss_weight"),
         label_fields={"fsq": TOKENIZER, "random_projection": CODEBOOKS},
         override="num_hidden_layers=8",
         recipe=_CHUNK_SSL_RECIPE,

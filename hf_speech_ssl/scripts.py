@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from . import console
@@ -16,7 +18,7 @@ from .hub import check_push, publish
 from .modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 from .modeling.modeling_conformer import ConformerModel
 from .probing.collapse import effective_ranks
-from .probing.encoders import ConformerEncoder
+from .probing.encoders import ConformerEncoder, pretraining_encoder
 from .run_folder import read_log
 from .training.building import load_feature_extractor
 from .training.corpus import Corpus, estimate_normalization
@@ -76,9 +78,27 @@ def pretrain(
     evaluator = LossEvaluator(accelerator, objective, splits, settings.seed) if splits else None
     max_steps = corpus.num_steps(settings, batches, accelerator)
     loop = TrainingLoop(run, model, features, objective, batches, max_steps, evaluator)
+    if choice.picture_steps and loop.log.takes_pictures:
+        loop.draw, loop.picture_steps = labels_in_picture(features, corpus, settings.seed), choice.picture_steps
     loop.run()
     loop.verdict = judge(run, model, features, corpus)
     return loop
+
+
+def labels_in_picture(
+    features: SpeechSSLFeatureExtractor, corpus: Corpus, seed: int
+) -> Callable[[PreTrainedModel], NDArray[np.uint8]]:
+    """What draws mask and labels of one training utterance, always the same, by a pretraining model as it is."""
+    waveform = corpus.sample_waveforms(seed, 0.0)[0]
+
+    def draw(model: PreTrainedModel) -> NDArray[np.uint8]:
+        from .demo.masked_prediction import PretrainingTask
+        from .demo.pictures import draw_pretraining
+
+        encoder = pretraining_encoder(model, features)
+        return draw_pretraining(waveform, PretrainingTask(model.config, features, encoder)(waveform, seed))
+
+    return draw
 
 
 def judge(run: Run, model: PreTrainedModel, features: SpeechSSLFeatureExtractor, corpus: Corpus) -> Verdict | None:

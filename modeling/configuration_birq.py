@@ -75,8 +75,6 @@ class BiRQConfig(QuantizerConfig):
         whiten_enhanced_labels (`bool`, defaults to `False`): Whether block k's projected output is whitened with
             running statistics before the enhanced labels are made of it, so that no direction of it can go flat. The
             paper does not.
-        unmasked_loss_weight (`float`, defaults to 0): Weight of the loss against the anchor labels of the frames that
-            are not masked, relative to that of the masked ones; 1 weights both means alike. BiRQ and BEST-RQ have 0.
         mask_start_prob (`float`, defaults to 0.02): Probability that a frame starts a masked span. With spans of 20
             frames that may overlap, 1 - 0.98^20 = 33 % of the frames of a long utterance are hidden.
         mask_length (`int`, defaults to 20): Length of a span in encoder frames (400 ms at 20 ms).
@@ -98,7 +96,6 @@ class BiRQConfig(QuantizerConfig):
     anchor_loss_weight: float | int = 2.4
     detach_enhanced_labels: bool = False
     whiten_enhanced_labels: bool = False
-    unmasked_loss_weight: float | int = 0.0
     mask_start_prob: float | int = 0.02
     mask_length: int = 20
     mask_noise_std: float | int = 0.1
@@ -129,7 +126,7 @@ class BiRQConfig(QuantizerConfig):
             raise ValueError(f"gumbel_temperature must be above 0, got {self.gumbel_temperature}.")
         if self.mask_noise_std < 0:
             raise ValueError(f"mask_noise_std must not be negative, got {self.mask_noise_std}.")
-        for name in ("enhanced_loss_weight", "anchor_loss_weight", "unmasked_loss_weight"):
+        for name in ("enhanced_loss_weight", "anchor_loss_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
 

@@ -98,6 +98,13 @@ class ChunkSSLConfig(QuantizerConfig):
             return [self.codebook_size] * self.num_codebooks
         return [math.prod(self.fsq_levels)] if self.loss_kind == "full" else list(self.fsq_levels)
 
+    @property
+    def unmasked_frame_weight(self) -> float:
+        """Weight of an unmasked frame in the loss, relative to a masked one: so that `unmasked_loss_weight` is that of
+        the means. Of two frames that are copied, one is masked, and three of its four forms are not.
+        """
+        return self.unmasked_loss_weight / 3
+
     def chunk_frames(self, duration_ms: int) -> int:
         """Encoder frames in a chunk of `duration_ms`.
 

@@ -35,6 +35,8 @@ class QuantizerConfig(ConformerConfig):
         codebook_refinement_window (`int`, *optional*): Updates before each move whose frames count; all, by default.
         reseed_dead_entries (`bool`, defaults to `False`): Whether a move puts entries that no frame chose beside those
             that most frames chose.
+        unmasked_loss_weight (`float`, defaults to 0): Weight of the loss on the (anchor) labels of the frames that are
+            not masked, relative to that of the masked ones; 1 weights both means alike. The papers have 0.
     """
 
     codebook_size: int = 8192
@@ -49,6 +51,7 @@ class QuantizerConfig(ConformerConfig):
     codebook_refinement_interval: int = 1000
     codebook_refinement_window: int | None = None
     reseed_dead_entries: bool = False
+    unmasked_loss_weight: float | int = 0.0
 
     @property
     def learns_labels(self) -> bool:
@@ -60,6 +63,8 @@ class QuantizerConfig(ConformerConfig):
         for name in ("codebook_size", "codebook_dim", "num_codebooks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.unmasked_loss_weight < 0:
+            raise ValueError(f"unmasked_loss_weight must not be negative, got {self.unmasked_loss_weight}.")
         if self.label_normalization not in LABEL_NORMALIZATIONS:
             raise ValueError(
                 f"label_normalization must be one of {', '.join(LABEL_NORMALIZATIONS)}, got "

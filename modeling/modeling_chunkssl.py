@@ -46,17 +46,18 @@ class ChunkSSLForPreTrainingOutput(ModelOutput):
     """Loss and diagnostics of a pretraining step; all are 0-dim but the last three.
 
     Args:
-        loss: sum over the label channels of the cross-entropies, mean over the masked frames.
+        loss: sum over the label channels of the cross-entropies, mean over the masked frames, and `unmasked_loss`.
         num_masked_frames: masked frames in the batch, n: the weight of this batch in a mean over batches.
         accuracy: share of label channels that the best logit hits.
         frame_accuracy: share of masked frames whose channels are all hit.
         distinct_labels: share of the masked frames' labels that are different from each other.
         codebook_perplexity: exponential of the entropy of the labels' frequencies in the batch.
+        unmasked_loss: cross-entropy at the frames that are not masked, as it is part of `loss`; `None` without.
         labels_used, label_perplexity, top_label_share, label_loudness: of the labels over many updates, in training;
             see [`LabelUse`].
         chunk_duration_ms: duration of this step's chunks.
-        logits: (n, sum of the channels' sizes) at the masked frames; at all copied frames where the model is compiled
-            or exported in evaluation mode.
+        logits: (n, sum of the channels' sizes) at the masked frames; at all real frames and their copies with
+            `unmasked_loss_weight`, and at all of both where the model is compiled or exported in evaluation mode.
         hidden_states: (B, T, D) each, of the masked pass: the first chunk, and the partly masked copies of the others.
         attentions: of the masked pass, over the whole layout, with eager attention only.
     """
@@ -67,6 +68,7 @@ class ChunkSSLForPreTrainingOutput(ModelOutput):
     frame_accuracy: torch.Tensor | None = None
     distinct_labels: torch.Tensor | None = None
     codebook_perplexity: torch.Tensor | None = None
+    unmasked_loss: torch.Tensor | None = None
     labels_used: torch.Tensor | None = None
     label_perplexity: torch.Tensor | None = None
     top_label_share: torch.Tensor | None = None
@@ -265,6 +267,9 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
     The labels are the finite scalar quantization of the unmasked features by a tokenizer that was trained before and
     is frozen here, or those of BEST-RQ. A masked frame is replaced by a learned vector (the paper does not say by
     what). Every step draws its chunk duration.
+
+    With `unmasked_loss_weight` the labels of the frames that are not masked are predicted as well: of the clean
+    chunks, and of the rest of their copies. The paper predicts masked frames alone.
     """
 
     encoder: ChunkSSLModel
@@ -339,22 +344,22 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
         if self.config.label_kind == "random_projection":
             self.teach(self.quantizer, self.label_frames(stacked, frame_mask), frame_mask)
 
-        copied = masked[:, chunk_size:]  # empty where one chunk holds every utterance
-        rows = self.predicted_rows(copied)  # (n,)
-        labels = self.label(stacked, frame_mask)[:, chunk_size:].flatten(0, 1)[rows]  # (n, R)
         # One chunk without end, where a single one holds every utterance.
         size = min(chunk_size, stacked.shape[1])
         layout = self.encoder.chunk_layout(stacked, frame_mask, size, lookahead=True, keep_last=False)
+        # Only copies are masked.
+        replaced = F.pad(layout.append_copies(masked[..., None])[:, layout.base_length :, 0], (layout.base_length, 0))
+        clean = layout.frame_mask & ~replaced if self.config.unmasked_loss_weight else torch.zeros_like(replaced)
+        rows = self.predicted_rows(replaced | clean)  # (n,), among the B * L
+        labels = layout.append_copies(self.label(stacked, frame_mask)).flatten(0, 1)[rows]  # (n, R)
         frames = layout.append_copies(self.encoder.project(stacked))
-        room = layout.extended_length - copied.shape[1]
-        replaced = F.pad(copied, (layout.base_length, room))  # (B, L)
         frames = torch.where(replaced[..., None], self.mask_vector.to(frames.dtype), frames)
         wants = self.wants(output_hidden_states, output_attentions)
         masked_pass = self.encoder.record_layers(frames, layout=layout, return_dict=True, **wants)
-        encoded = layout.extended_frames(masked_pass.last_hidden_state).flatten(0, 1)[rows]
-        weights = copied.flatten()[rows].float()
-        predictions = self.predict(self.prediction_head(encoded), labels, weights)
-        loud = stacked[:, chunk_size:].flatten(0, 1)[rows]
+        encoded = masked_pass.last_hidden_state.flatten(0, 1)[rows]
+        weights, others = replaced.flatten()[rows].float(), clean.flatten()[rows].float()
+        predictions = self.predict(self.prediction_head(encoded), labels, weights, others)
+        loud = layout.append_copies(stacked).flatten(0, 1)[rows]
         states = masked_pass.hidden_states
         return ChunkSSLForPreTrainingOutput(
             **predictions,
@@ -423,22 +428,32 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
             labels = self.tokenizer.module.quantizer.indices_from_digits(labels)[:, None]
         return labels % self.label_use.counts.shape[1]
 
-    def predict(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+    def predict(
+        self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, others: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """Group masked prediction loss (section 3.3) and diagnostics, one small softmax per channel.
 
         Args:
             logits: (n, sum of the channels' sizes).
             labels: (n, R) int64.
-            weights: (n,), 1 where a frame counts and 0 where it does not.
+            weights: (n,), 1 where a frame is masked and 0 where it is not.
+            others: (n,), 1 where a frame counts for the loss on frames that are not masked.
         """
         count = weights.sum()
         terms = count.clamp_min(1)
         channels = list(zip(logits.split(self.config.label_sizes, dim=-1), labels.unbind(-1), strict=True))
-        losses = [F.cross_entropy(channel.float(), label, reduction="none") @ weights for channel, label in channels]
+        losses = torch.stack([F.cross_entropy(part.float(), label, reduction="none") for part, label in channels])
+        loss = (losses @ weights).sum() / terms
+        unmasked = {}
+        if self.config.unmasked_loss_weight:
+            unmasked_loss = self.config.unmasked_frame_weight * (losses @ others).sum() / terms
+            loss = loss + unmasked_loss
+            unmasked["unmasked_loss"] = unmasked_loss.detach()
         hits = torch.stack([channel.argmax(-1) == label for channel, label in channels], dim=-1)
         occurrences = distinct_counts(labels, weights)
         return {
-            "loss": torch.stack(losses).sum() / terms,
+            "loss": loss,
+            **unmasked,
             "num_masked_frames": count.long(),
             "accuracy": (hits * weights[:, None]).sum() / (terms * hits.shape[1]),
             "frame_accuracy": (hits.all(-1) * weights).sum() / terms,

@@ -1,7 +1,10 @@
 """Small inputs and small models that several tests share."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hf_speech_ssl import BiRQConfig, ChunkSSLConfig
 
@@ -40,3 +43,12 @@ def padded_features(*lengths: int, num_mel_bins: int = 80) -> tuple[torch.Tensor
     """Random features of utterances of these lengths in 10 ms frames: (B, F, M) with zeros in the padding, (B, F)."""
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     return torch.randn(*mask.shape, num_mel_bins) * mask[..., None], mask
+
+
+def tracked_pictures(folder: Path) -> list:
+    """The pictures that TensorBoard shows of a run, in order."""
+    found = []
+    for events in folder.rglob("events.out.tfevents.*"):
+        accumulator = EventAccumulator(str(events), size_guidance={"images": 0}).Reload()
+        found += [image for tag in accumulator.Tags()["images"] for image in accumulator.Images(tag)]
+    return found

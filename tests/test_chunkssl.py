@@ -65,6 +65,39 @@ def test_loss_and_diagnostics_equal_slow_reference(kind):
     assert output.codebook_perplexity.item() == pytest.approx(math.exp(-sum(p * math.log(p) for p in shares)))
 
 
+@pytest.mark.parametrize("kind", ["group", "random projection"])
+def test_unmasked_loss_is_that_of_the_clean_chunks_and_of_the_rest_of_their_copies(kind):
+    """Without a mask, the clean chunks are what the encoder in chunks gives."""
+    config = tiny_chunkssl(**LABELS[kind], unmasked_loss_weight=0.6)
+    model = ChunkSSLForPreTraining(config).eval()
+    features, mask = padded_features(96, 64)
+    hidden = torch.rand(2, 24) < 0.5
+    output = model(features, mask, mask_time_indices=hidden, chunk_size=4)
+    real, sizes = mask[:, ::4], config.label_sizes
+    labels = model.label(*model.encoder.stack_frames(features, mask))
+
+    def losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        channels = zip(logits.split(sizes, -1), labels.unbind(-1), strict=True)
+        return sum(F.cross_entropy(channel, label, reduction="none") for channel, label in channels)
+
+    # In the order of the layout: clean chunks but the last, and the copies of all but the first.
+    clean = real[:, :20]
+    copies, masked = real[:, 4:], (hidden & real)[:, 4:]
+    in_layout = torch.cat([clean, copies], dim=1)
+    logits = torch.zeros(2, 40, sum(sizes)).index_put(in_layout.nonzero(as_tuple=True), output.logits)
+    of_copies = losses(logits[:, 20:][copies & masked], labels[:, 4:][copies & masked])
+    rest = losses(logits[:, 20:][copies & ~masked], labels[:, 4:][copies & ~masked])
+    of_clean = losses(logits[:, :20][clean], labels[:, :20][clean])
+    unmasked = 0.2 * (rest.sum() + of_clean.sum()) / masked.sum()
+    torch.testing.assert_close(output.unmasked_loss, unmasked)
+    torch.testing.assert_close(output.loss, of_copies.mean() + unmasked)
+    assert output.num_masked_frames == masked.sum()
+    unmasked_logits = model(features, mask, mask_time_indices=hidden & False, chunk_size=4).logits
+    logits = torch.zeros(2, 40, sum(sizes)).index_put(in_layout.nonzero(as_tuple=True), unmasked_logits)
+    states = model.encoder(features, mask, chunk_size=4).last_hidden_state[:, :20]
+    torch.testing.assert_close(logits[:, :20][clean], model.prediction_head(states[clean]))
+
+
 def test_the_tokenizer_is_frozen_and_keeps_its_precision():
     model = ChunkSSLForPreTraining(tiny_chunkssl())
     fsq = fsq_of(model.config)

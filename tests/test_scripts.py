@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from helpers import tracked_pictures
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import pipeline
@@ -207,6 +208,19 @@ def test_chunk_ssl_from_tokenizer_to_streaming_error_rates(tokenizer, tmp_path):
     flags += f"--output_dir {tmp_path / 'ctc'}"
     metrics = run_ctc.main([*flags.split(), "--model_name_or_path", str(tmp_path / "p")])
     assert {"eval_wer", "eval_160ms_wer", "eval_320ms_wer", "eval_320ms_cer"} <= set(metrics)
+
+
+@pytest.mark.parametrize("script", [run_birq, run_fsq])
+def test_pictures_while_it_trains(script, tmp_path):
+    """Every so many updates TensorBoard gets masks and labels of one training utterance, drawn as they are then."""
+    flags = BIRQ.replace("none", "tensorboard").replace("--max_steps 4", "--max_steps 2 --picture_steps 1")
+    if script is run_fsq:
+        flags = flags.replace("birq-tiny", "fsq-tiny").replace(SIZES, "fsq_hidden_size=8,fsq_num_hidden_layers=1")
+    script.main([*flags.split(), "--output_dir", str(tmp_path)])
+    pictures = tracked_pictures(tmp_path)
+    assert [one.step for one in pictures] == [1, 2] and pictures[0].width > 1000
+    # birq-tiny learns its labels, so that they are others after an update.
+    assert (pictures[0].encoded_image_string != pictures[1].encoded_image_string) or script is run_fsq
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def picture(options: PictureOptions, loading: LoadingOptions) -> None:
 
     from ..data.audio import load_audio
     from ..demo.models import load_demo_model
-    from ..demo.pictures import draw_label_use, draw_masked_prediction, draw_recording
+    from ..demo.pictures import draw_pretraining, draw_recording
     from ..demo.timed_transcript import transcribe_with_times
     from ..demo.words import task_caption
 
@@ -61,9 +61,7 @@ def picture(options: PictureOptions, loading: LoadingOptions) -> None:
     parts = []
     if model.recognizer is not None:
         parts.append(draw_recording(waveform, transcribe_with_times(model.recognizer, waveform)))
-    parts.append(draw_masked_prediction(waveform, task, phones))
-    if task.rows:
-        parts.append(draw_label_use(task.rows))
+    parts.append(draw_pretraining(waveform, task, phones))
     imsave(options.output_file, np.concatenate(parts))
     print(f"{task_caption(task)}\nWrote {options.output_file}.")
 

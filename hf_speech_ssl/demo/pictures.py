@@ -93,6 +93,16 @@ def draw_masked_prediction(
     return _finish(figure, list(axes.values()), waveform, shown)
 
 
+def draw_pretraining(
+    waveform: NDArray[np.float32], task: MaskedPrediction, phones: Sequence[TimedText] = ()
+) -> NDArray[np.uint8]:
+    """Mask and labels over time, and below them how often each label comes; arguments as above."""
+    parts = [draw_masked_prediction(waveform, task, phones)]
+    if task.rows:
+        parts.append(draw_label_use(task.rows))
+    return np.concatenate(parts)
+
+
 def draw_label_use(rows: Sequence[LabelRows]) -> NDArray[np.uint8]:
     """How often each label of each kind comes, the commonest first, on a picture as wide as the others."""
     layout = ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.04)

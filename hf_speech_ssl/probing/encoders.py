@@ -236,11 +236,19 @@ def encoder_of(checkpoint: Checkpoint, device: str | torch.device | None = None)
     with_labels = checkpoint.family is not None and checkpoint.kind is CheckpointKind.PRETRAINING
     auto_class: Any = AutoModelForPreTraining if with_labels else AutoModel
     model: Any = checkpoint.load_model(auto_class, place, if_missing=_RANDOM_WEIGHTS)
+    if with_labels:
+        return pretraining_encoder(model, extractor)
     if checkpoint.kind is CheckpointKind.LABEL_TOKENIZER:
         return Tokenizer(None, extractor, model)
-    if with_labels:
-        return ConformerEncoder(model.encoder, extractor, model)
     return (ConformerEncoder if isinstance(model, ConformerModel) else OtherEncoder)(model, extractor)
+
+
+def pretraining_encoder(model: Any, extractor: Any) -> SpeechEncoder:
+    """The encoder of a pretraining model or tokenizer of this package, with its labels."""
+    encoder = getattr(model, "encoder", None)
+    if isinstance(encoder, ConformerModel):
+        return ConformerEncoder(encoder, extractor, model)
+    return Tokenizer(None, extractor, model)
 
 
 def _extract(

@@ -4,11 +4,13 @@ It knows batches of audio, a learner that turns some into an update, and when to
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from hf_speech_ssl.data.batch import Batch, DataPosition
@@ -98,6 +100,8 @@ class TrainingLoop:
         )
         self.metrics: dict[str, float] = {}  # of the last evaluation
         self.final_step = 0
+        self.draw: Callable[[PreTrainedModel], NDArray[np.uint8]] | None = None  # a picture of the model as it is
+        self.picture_steps = 0  # updates between two of them
         self.verdict: Verdict | None = None  # on a pretraining run, by whoever made the loop
         self.explained: set[str] = set()  # what has been said once
         self.log = RunLog(accelerator, self.output_dir, self.state.step, max_steps)
@@ -168,6 +172,8 @@ class TrainingLoop:
             self.log.bar.update()
             if self.is_due(self.settings.logging_steps):
                 self.report(interval)
+            if self.picture_steps and self.is_due(self.picture_steps):
+                self.show_picture()
             previous, pending = pending, DeferredScalars(sums["signals"], skipped_in_a_row, sums["empty"])
             self.check(previous)
 
@@ -217,6 +223,16 @@ class TrainingLoop:
         self.log.write(values, self.state.step)
         self.explain(values)
         interval.clear()
+
+    def show_picture(self) -> None:
+        """A picture of the model as it is now, to the trackers that show pictures. It draws no random number."""
+        if self.draw is None or not self.log.takes_pictures:
+            return
+        model = self.train_step.bare_model
+        with self.log.paused(), torch.no_grad():
+            model.eval()
+            self.log.write_picture("labels", self.draw(model), self.state.step)
+            model.train()
 
     def explain(self, values: Mapping[str, float]) -> None:
         """Say once what a report shows that people should know of."""

@@ -8,7 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from hf_speech_ssl.run_folder import OFFLINE, MetricName, append_to_log, cut_log_after
@@ -16,6 +18,9 @@ from hf_speech_ssl.run_folder import OFFLINE, MetricName, append_to_log, cut_log
 SHOWN_OF_LABELS = ("label_perplexity", "top_label_share")
 SHOWN_IF_ANY = ("skipped_updates", "left_out_utterances")
 SHOWN = ("loss", "wer", "cer", "accuracy", "learning_rate", "audio_seconds_per_second")  # in log lines, if present
+
+# Trackers that show pictures, and what their `log_images` takes beside a batch of them.
+PICTURES: dict[str, dict[str, str]] = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}}
 
 
 class RunLog:
@@ -92,6 +97,17 @@ class RunLog:
         self.say(f"step {step}/{self.max_steps} | {words} | {self.time_left(step)} left")
         if "loss" in values:
             self.bar.set_postfix(loss=_short(values["loss"]), refresh=False)  # more would not fit into 80 columns
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether a tracker of this process shows pictures."""
+        return self.accelerator.is_main_process and any(one.name in PICTURES for one in self.accelerator.trackers)
+
+    def write_picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
+        """A picture, (height, width, 3) RGB, to the trackers that show some."""
+        for tracker in self.accelerator.trackers:
+            if tracker.name in PICTURES:
+                tracker.log_images({name: picture[None]}, step, **PICTURES[tracker.name])
 
     def say(self, text: str) -> None:
         """A line on the main process's terminal that leaves the progress bar whole."""

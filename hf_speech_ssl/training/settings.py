@@ -114,3 +114,6 @@ class PretrainingSettings:
     config_overrides: str | None = flag(None, "Config fields, as 'hidden_size=128,num_hidden_layers=2'.")
     model_name_or_path: str | None = flag(None, "Pretrained model to continue from, instead of a preset.")
     normalization_seconds: float = flag(600.0, "Seconds of audio that the features' mean and variance come from.")
+    picture_steps: int = flag(
+        1000, "Updates between two pictures of mask and labels in TensorBoard or Weights & Biases; 0: none."
+    )

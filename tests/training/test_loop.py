@@ -9,6 +9,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -53,8 +54,15 @@ def log_of(folder):
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    make_loop(folder, eval_steps=2, report_to="tensorboard").run()
+    loop = make_loop(folder, eval_steps=2, report_to="tensorboard")
+    loop.draw, loop.picture_steps = picture_of_random_labels, 4  # resumed runs, which draw none, must not differ
+    loop.run()
     return folder
+
+
+def picture_of_random_labels(model):
+    assert not model.training and not torch.is_grad_enabled()
+    return np.full((2, 3, 3), 255 * (model.prediction_head.weight.sum() > 0), dtype=np.uint8)
 
 
 def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(whole_run, tmp_path):
@@ -85,6 +93,12 @@ def test_the_seed_matters_to_that(whole_run, tmp_path):
     make_loop(tmp_path, eval_steps=2, seed=1).run()
     expected, actual = load_file(whole_run / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert not all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_pictures_of_the_model_as_it_is_go_to_tensorboard(whole_run):
+    from helpers import tracked_pictures  # other processes import this file from elsewhere
+
+    assert [(one.step, one.width, one.height) for one in tracked_pictures(whole_run)] == [(4, 3, 2), (6, 3, 2)]
 
 
 def test_the_final_folder_loads(whole_run):
