@@ -239,7 +239,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--pretraining_rate", type=float, default=1e-3)
     parser.add_argument("--finetuning_rate", type=float, default=2e-3)
     parser.add_argument("--finetuning_freeze_steps", type=int, default=100, help="updates of the head alone")
-    parser.add_argument("--finetuning_config", default="", help="config fields, as --config_overrides has them")
+    parser.add_argument("--finetuning_config", default="hidden_dropout=0.1", help="as --config_overrides")
     parser.add_argument("--mixed_precision", default="bf16", help="of pretraining")
     parser.add_argument("--work_dir", type=Path, default=REPOSITORY / "outputs" / "labels")
     parser.add_argument("--output_dir", type=Path, default=RESULTS)
