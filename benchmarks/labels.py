@@ -27,31 +27,46 @@ from common import machine
 from labels_data import Utterance, read_folder, split_speakers, write_table
 from labels_report import write_report
 
+from hf_speech_ssl.families import family_of_preset
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
-LABEL_FACTS = ("accuracy", "_loss", "_used", "_label_perplexity", "_label_share", "_loudness")  # ends of log fields
+# Ends of log fields.
+WINDOW_FACTS = ("labels_used", "label_perplexity", "top_label_share", "label_loudness")
+LABEL_FACTS = ("accuracy", "loss", *WINDOW_FACTS)
+NUM_NOTES = 20  # of the label statistics over a pretraining run
 
 # Config fields by row; all fields that are not named here are the preset's.
-_PAPER = (
-    "enhanced_loss_weight=0,projection_kind=random,codebook_size=4096,codebook_refinements=0,codebook_distance=cosine,"
-    "unmasked_loss_weight=0"
+_RANDOM = "projection_kind=random,codebook_size=4096,codebook_refinements=0,codebook_distance=cosine"
+_PAPER = f"enhanced_loss_weight=0,{_RANDOM},unmasked_loss_weight=0"
+_LEARNED = (
+    "projection_kind=whitened,projection_updates=64,codebook_size=256,label_normalization=utterance_mean,"
+    "codebook_distance=euclidean,codebook_refinements=5,codebook_refinement_interval=50,reseed_dead_entries=true"
 )
-_WHITENED = _PAPER.replace("random", "whitened")
-_REFINED = (
-    "enhanced_loss_weight=0,projection_kind=whitened,projection_updates=64,codebook_size=256,"
-    "label_normalization=utterance_mean,codebook_distance=euclidean,codebook_refinements=5,"
-    "codebook_refinement_interval=50,reseed_dead_entries=true,unmasked_loss_weight="
-)
-ROWS: dict[str, str | None] = {
-    "scratch": None,
-    "best-rq": _PAPER,
-    "best-rq, 4 codebooks": f"{_PAPER},num_codebooks=4",
-    "whitened": _WHITENED,
-    "refined": f"{_REFINED}0",
-    "refined, unmasked frames": f"{_REFINED}1",
-    "best-rq, unmasked frames": _PAPER.replace("unmasked_loss_weight=0", "unmasked_loss_weight=1"),
-    "birq": _PAPER.replace("enhanced_loss_weight=0", "enhanced_loss_weight=0.1"),
+_REFINED = f"enhanced_loss_weight=0,{_LEARNED},unmasked_loss_weight="
+_PROJECTED = "label_kind=random_projection"
+ROWS: dict[str, dict[str, str | None]] = {
+    "birq": {
+        "scratch": None,
+        "best-rq": _PAPER,
+        "best-rq, 4 codebooks": f"{_PAPER},num_codebooks=4",
+        "whitened": _PAPER.replace("random", "whitened"),
+        "refined": f"{_REFINED}0",
+        "refined, unmasked frames": f"{_REFINED}1",
+        "best-rq, unmasked frames": _PAPER.replace("unmasked_loss_weight=0", "unmasked_loss_weight=1"),
+        "birq": _PAPER.replace("enhanced_loss_weight=0", "enhanced_loss_weight=0.1"),
+    },
+    "chunkssl": {
+        "scratch": None,
+        "random projection": f"{_PROJECTED},{_RANDOM}",
+        "refined": f"{_PROJECTED},{_LEARNED}",
+        "refined, unmasked frames": f"{_PROJECTED},{_LEARNED},unmasked_loss_weight=1",
+        "fsq": "label_kind=fsq",
+        "fsq, unmasked frames": "label_kind=fsq,unmasked_loss_weight=1",
+    },
 }
+ROWS_HELP = "; ".join(f"{family}: {', '.join(map(repr, rows))}" for family, rows in ROWS.items())
+ROW_NAMES = list(dict.fromkeys(name for rows in ROWS.values() for name in rows))
 
 
 @dataclass(frozen=True)
@@ -74,17 +89,31 @@ class Run:
         return f"{self.row}-{self.seed}".replace(", ", "-").replace(" ", "_")
 
 
-def call_script(script: str, output_dir: Path, **flags: Any) -> None:
-    """Run a training script in a process of its own, unless it has finished in that folder; a killed run resumes."""
+def call_script(script: str, output_dir: Path, **flags: Any) -> float | None:
+    """Run a training script in a process of its own, unless it has finished in that folder; a killed run resumes.
+
+    Returns:
+        Its peak memory in GiB; `None` of a run that was resumed or had finished without a note of it.
+    """
+    peak_file = output_dir.with_name(f"{output_dir.name}.peak_gib")
     if (output_dir / "results.json").exists():
-        return
+        return float(peak_file.read_text()) if peak_file.exists() else None
+    resumed = output_dir.exists()
     flags |= {"output_dir": output_dir, "resume_from_checkpoint": "last", "report_to": "none", "eval_steps": 0}
     flags |= {"logging_steps": 50, "save_steps": 500, "save_total_limit": 1, "dataloader_num_workers": 1}
     command = [sys.executable, str(REPOSITORY / script)]
     for name, value in flags.items():
         command += [f"--{name}", str(value)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
-    subprocess.run(command, check=True, env=environment)
+    process = subprocess.Popen(command, env=environment)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), command)
+    if resumed:
+        return None
+    peak = round(usage.ru_maxrss / 2**20, 2)
+    peak_file.write_text(str(peak))
+    return peak
 
 
 class Benchmark:
@@ -96,10 +125,13 @@ class Benchmark:
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
+        self.family = family_of_preset(options.preset)
+        self.rows = ROWS[self.family.presets]
         self.test, self.others = split_speakers(
             options.finetuning_folder, options.num_test_speakers, options.split_seed, options.test_speakers
         )
-        self.folder = options.work_dir / f"{options.preset}-{options.finetuning_folder.name}-{options.split_seed}"
+        encoder = "-".join(filter(None, [options.preset, options.encoder_config]))
+        self.folder = options.work_dir / f"{encoder}-{options.finetuning_folder.name}-{options.split_seed}"
         kept = {Path(one.audio) for one in self.spoken_by(self.test)}
         audio = [one for folder in options.pretraining_folders for one in read_folder(folder)]
         self.audio_table = write_table(
@@ -108,6 +140,7 @@ class Benchmark:
         self.test_table = write_table(self.folder / "test.jsonl", self.spoken_by(self.test))
         self.recipe = {
             "preset": options.preset,
+            **({"encoder_config": options.encoder_config} if options.encoder_config else {}),
             "finetuning_folder": options.finetuning_folder.name,
             "finetuning_rate": options.finetuning_rate,
             "finetuning_freeze_steps": options.finetuning_freeze_steps,
@@ -124,7 +157,7 @@ class Benchmark:
 
     def facts(self, run: Run) -> dict[str, Any]:
         """What a line says of how it was made. Two lines of equal facts are of the same run."""
-        config = ROWS[run.row]
+        config = self.rows[run.row]
         pretraining = None if config is None else {**self.pretraining, "config": config}
         return {**asdict(run), "recipe": self.recipe, "pretraining": pretraining}
 
@@ -144,6 +177,7 @@ class Benchmark:
         output_dir = start.with_name(f"{start.name}-{recipe}")
         table = write_table(self.folder / f"train-{run.speakers}.jsonl", self.spoken_by(self.others[: run.speakers]))
         model = {"config_name": options.preset} if source is None else {"model_name_or_path": source}
+        fields = ",".join(filter(None, [options.finetuning_config, options.encoder_config if source is None else ""]))
         call_script(
             "finetuning_scripts/run_ctc.py",
             output_dir,
@@ -154,7 +188,7 @@ class Benchmark:
             max_steps=run.steps,
             learning_rate=rate,
             freeze_encoder_steps=options.finetuning_freeze_steps,
-            **({"config_overrides": options.finetuning_config} if options.finetuning_config else {}),
+            **({"config_overrides": fields} if fields else {}),
             per_device_train_batch_seconds=24,
             seed=run.seed,
         )
@@ -162,33 +196,55 @@ class Benchmark:
 
     def pretrain(self, run: Run) -> tuple[Path | None, dict[str, Any]]:
         """The pretrained model's folder (`None` from scratch), and what the run says of its labels."""
-        fields = ROWS[run.row]
+        fields = self.rows[run.row]
         if fields is None:
             return None, {}
         options = self.options
         length = f"{options.pretraining_steps}-updates-{options.pretraining_seconds:g}-s-{options.pretraining_rate:g}"
         output_dir = self.folder / f"{run.folder_name}-pretraining-{length}"
-        call_script(
-            "pretraining_scripts/run_birq.py",
+        tokenizer = {"fsq_model_name_or_path": self.tokenizer(run.seed)} if "label_kind=fsq" in fields else {}
+        peak = call_script(
+            self.family.script,
             output_dir,
             config_name=options.preset,
-            config_overrides=fields,
-            dataset_name=self.audio_table,
-            max_steps=options.pretraining_steps,
-            per_device_train_batch_seconds=options.pretraining_seconds,
-            learning_rate=options.pretraining_rate,
-            warmup_steps=0.2,
-            lr_scheduler_type="linear",
-            mixed_precision=options.mixed_precision,
-            seed=run.seed,
+            config_overrides=",".join(filter(None, [fields, options.encoder_config])),
+            **tokenizer,
+            **self.pretraining_flags(run.seed),
         )
         results = json.loads((output_dir / "results.json").read_text())
-        log = (output_dir / "train_log.jsonl").read_text().splitlines()
-        last = {name: value for line in log for name, value in json.loads(line).items() if name.endswith(LABEL_FACTS)}
+        log = [json.loads(line) for line in (output_dir / "train_log.jsonl").read_text().splitlines()]
+        every = max(1, options.pretraining_steps // NUM_NOTES)
         return output_dir, {
-            "labels": last,
+            "labels": {name: value for line in log for name, value in line.items() if name.endswith(LABEL_FACTS)},
+            "label_history": [
+                {name: value for name, value in line.items() if name == "step" or name.endswith(WINDOW_FACTS)}
+                for line in log
+                if line["step"] % every == 0 and any(name.endswith(WINDOW_FACTS) for name in line)
+            ],
             "verdict": results.get("verdict"),
             "pretraining_hours": results["training_hours"],
+            "peak_memory_gib": peak,
+        }
+
+    def tokenizer(self, seed: int) -> Path:
+        """The tokenizer that FSQ labels come from, trained on the same audio."""
+        output_dir = self.folder / f"fsq-{seed}"
+        flags = self.pretraining_flags(seed) | {"max_steps": self.options.tokenizer_steps}
+        call_script("pretraining_scripts/run_fsq.py", output_dir, config_name="fsq-tiny", **flags)
+        return output_dir
+
+    def pretraining_flags(self, seed: int) -> dict[str, Any]:
+        """What all pretraining runs share."""
+        options = self.options
+        return {
+            "dataset_name": self.audio_table,
+            "max_steps": options.pretraining_steps,
+            "per_device_train_batch_seconds": options.pretraining_seconds,
+            "learning_rate": options.pretraining_rate,
+            "warmup_steps": 0.2,
+            "lr_scheduler_type": "linear",
+            "mixed_precision": options.mixed_precision,
+            "seed": seed,
         }
 
     def transcribe(self, model: Path) -> dict[str, Any]:
@@ -202,20 +258,22 @@ class Benchmark:
 
         recognizer = Recognizer.from_pretrained(str(model))
         decoder = GreedyDecoder(recognizer.tokenizer, recognizer.seconds_per_frame)
-        evaluator = CorpusEvaluator(recognizer, decoder, [], "speaker_id", normalize=True)
+        durations = self.options.chunk_durations_ms if self.family.streams else []
+        evaluator = CorpusEvaluator(recognizer, decoder, durations, "speaker_id", normalize=True)
         reading = ReadingOptions(dataset_name=str(self.test_table), split_name="train")
         scores = Scores(evaluator.transcribe(UtteranceReader(reading, "text", optional_columns=["speaker_id"])))
-        (mode,) = scores.modes
-        words, characters = scores.words[mode], scores.characters[mode]
+        offline, *chunked = scores.modes
+        words, characters, rates = scores.words[offline], scores.characters[offline], scores.by_mode()
         names = {speaker: number for number, speaker in enumerate(dict.fromkeys(scores.speakers or []))}
         return {
-            "wer": scores.by_mode()[mode]["wer"],
-            "cer": scores.by_mode()[mode]["cer"],
+            "wer": rates[offline]["wer"],
+            "cer": rates[offline]["cer"],
             "speaker": [names[speaker] for speaker in scores.speakers or []],
             "word_errors": [counts.errors for counts in words],
             "words": [counts.reference_length for counts in words],
             "character_errors": [counts.errors for counts in characters],
             "characters": [counts.reference_length for counts in characters],
+            "wer_in_chunks": {mode: rates[mode]["wer"]["value"] for mode in chunked},
         }
 
 
@@ -224,9 +282,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pretraining_folders", type=Path, nargs="*", default=[])
     parser.add_argument("--finetuning_folder", type=Path)
-    parser.add_argument(
-        "--rows", nargs="*", default=list(ROWS), choices=list(ROWS), metavar="ROW", help=f"{list(ROWS)}"
-    )
+    parser.add_argument("--rows", nargs="*", metavar="ROW", help=f"all of the preset's family: {ROWS_HELP}")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--num_finetuning_speakers", type=int, nargs="+", default=[20])
     parser.add_argument("--finetuning_steps", type=int, nargs="+", default=[500, 1500])
@@ -234,6 +290,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--test_speakers", nargs="*", help="test speakers by name, instead of a random choice")
     parser.add_argument("--split_seed", type=int, default=9)
     parser.add_argument("--preset", default="birq-tiny")
+    parser.add_argument("--encoder_config", default="", help="config fields of all rows, as num_hidden_layers=4")
+    parser.add_argument("--tokenizer_steps", type=int, default=1000, help="updates of the tokenizer of FSQ rows")
+    parser.add_argument("--chunk_durations_ms", type=int, nargs="*", default=[160, 320, 640, 1280])
     parser.add_argument("--pretraining_steps", type=int, default=2000)
     parser.add_argument("--pretraining_seconds", type=float, default=16, help="audio in a batch of pretraining")
     parser.add_argument("--pretraining_rate", type=float, default=1e-3)
@@ -243,7 +302,12 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--mixed_precision", default="bf16", help="of pretraining")
     parser.add_argument("--work_dir", type=Path, default=REPOSITORY / "outputs" / "labels")
     parser.add_argument("--output_dir", type=Path, default=RESULTS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    known = list(ROWS[family_of_preset(options.preset).presets])
+    options.rows = known if options.rows is None else options.rows
+    if unknown := [row for row in options.rows if row not in known]:
+        parser.error(f"no such rows of {options.preset}: {', '.join(unknown)}. There are: {', '.join(known)}.")
+    return options
 
 
 def main() -> None:
@@ -271,8 +335,8 @@ def main() -> None:
             lines.append(line)
             with open(file, "a", encoding="utf-8") as results:
                 results.write(json.dumps(line) + "\n")
-            write_report(lines, list(ROWS), options.output_dir)
-    print(write_report(lines, list(ROWS), options.output_dir))
+            write_report(lines, ROW_NAMES, options.output_dir)
+    print(write_report(lines, ROW_NAMES, options.output_dir))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ from common import markdown
 
 from hf_speech_ssl.evaluation import bootstrap_ratios
 
-COMPARED = ("scratch", "best-rq")  # rows that the others are compared with
+COMPARED = ("scratch", "best-rq", "random projection")  # rows that the others are compared with
 NOTE = (
     "Rates: mean (range) over seeds. Differences are paired by utterance over the seeds that both rows have, with "
     "95 % intervals from bootstrap resamples of the test speakers, which say nothing of other seeds. Label perplexity "
-    "is that of the anchor labels over a window of many updates."
+    "is that of the anchor labels over a window of many updates; the rank is the effective rank of the last layer's "
+    "frames. Minutes and peak memory are those of pretraining."
 )
+COSTS = ("label perplexity", "rank of the last layer", "pretraining, min", "memory, GiB")
 Line = dict[str, Any]
 
 
@@ -75,21 +77,76 @@ def title(speakers: int, steps: int) -> str:
     return f"Transcripts of {speakers} speakers, {steps:,} updates of fine-tuning"
 
 
+def mean_of(values: list[Any], form: str) -> str:
+    """Their mean, of those that are there."""
+    known = [value for value in values if value is not None]
+    return form.format(statistics.mean(known)) if known else ""
+
+
+def costs(lines: list[Line]) -> list[str]:
+    """The cells of `COSTS`."""
+    use = [value for line in lines for value in [perplexity(line.get("labels") or {})]]
+    ranks = [layers[-1]["effective_rank"] for line in lines if (layers := (line.get("verdict") or {}).get("layers"))]
+    hours = [line.get("pretraining_hours") for line in lines]
+    return [
+        mean_of(use, "{:.0f}"),
+        mean_of(ranks, "{:.1f}"),
+        mean_of([None if one is None else 60 * one for one in hours], "{:.1f}"),
+        mean_of([line.get("peak_memory_gib") for line in lines], "{:.2f}"),
+    ]
+
+
+def perplexity(values: dict[str, float]) -> float | None:
+    """That of the labels: of the anchor labels where there are several kinds."""
+    return values.get("anchor_label_perplexity", values.get("label_perplexity"))
+
+
+def in_chunks(rows: dict[str, list[Line]], order: list[str]) -> str:
+    """WER at each chunk duration, of models that have been tested so."""
+    modes = list(dict.fromkeys(mode for lines in rows.values() for mode in lines[0].get("wer_in_chunks", {})))
+    cells = []
+    for row in in_order(rows, order):
+        chunks = [mean_of([100 * line["wer_in_chunks"][mode] for line in rows[row]], "{:.1f}") for mode in modes]
+        cells.append([row, *chunks, rates(rows[row], "wer")])
+    return markdown(["row", *modes, "offline"], cells) if modes else ""
+
+
+def plot_history(lines: list[Line], order: list[str], file: Path) -> None:
+    """Perplexity of the labels over the updates of pretraining, one curve per row (its first seed)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    runs = {name: some[0] for rows in grouped(lines).values() for name, some in rows.items()}
+    runs = {name: line for name, line in runs.items() if line.get("label_history")}
+    if not runs:
+        return
+    figure, panel = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    for name in sorted(runs, key=lambda name: order.index(runs[name]["row"])):
+        history = [(one["step"], perplexity(one)) for one in runs[name]["label_history"]]
+        panel.plot(*zip(*history, strict=True), label=name)
+    panel.set(xlabel="updates of pretraining", ylabel="perplexity over 50,000 frames", yscale="log")
+    panel.legend(fontsize=8, frameon=False)
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)
+
+
 def table(lines: list[Line], order: list[str]) -> str:
     """One table in Markdown for each group of comparable lines, its rows in this order."""
     parts = [NOTE]
     for (recipe, speakers, steps), rows in grouped(lines).items():
         settings = ", ".join(f"{name} {value}" for name, value in json.loads(recipe).items())
+        bases = {name: some for name in COMPARED for some in rows.values() if some[0]["row"] == name}
         cells = []
         for row in in_order(rows, order):
             some = rows[row]
-            bases = (next((rows[other] for other in rows if rows[other][0]["row"] == name), some) for name in COMPARED)
-            compared = [difference(some, base) for base in bases]
-            perplexities = [line["labels"]["anchor_label_perplexity"] for line in some if line.get("labels")]
-            use = f"{statistics.mean(perplexities):.0f}" if perplexities else ""
-            cells.append([row, str(len(some)), rates(some, "wer"), rates(some, "cer"), *compared, use])
-        header = ["row", "seeds", "WER %", "CER %", *(f"WER to {name}" for name in COMPARED), "label perplexity"]
+            compared = [difference(some, base) for base in bases.values()]
+            cells.append([row, str(len(some)), rates(some, "wer"), rates(some, "cer"), *compared, *costs(some)])
+        header = ["row", "seeds", "WER %", "CER %", *(f"WER to {name}" for name in bases), *COSTS]
         parts += [f"## {title(speakers, steps)}", f"Recipe: {settings}.", markdown(header, cells)]
+        if chunked := in_chunks(rows, order):
+            parts += ["WER % in chunks, and of whole utterances:", chunked]
     parts.append("Machines: " + " ".join(sorted({line["machine"].split(", load")[0] + "." for line in lines})))
     return "\n\n".join(parts) + "\n"
 
@@ -121,4 +178,5 @@ def write_report(lines: list[Line], order: list[str], output_dir: Path) -> str:
     text = table(lines, order)
     (output_dir / "labels.md").write_text(text, encoding="utf-8")
     plot(lines, order, output_dir / "labels.png")
+    plot_history(lines, order, output_dir / "labels_training.png")
     return text
