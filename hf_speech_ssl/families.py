@@ -268,6 +268,10 @@ FAMILIES = (
         recipe=_CHUNK_SSL_RECIPE,
         preset_notes={
             "chunkssl-tiny": "No paper has this size. Chunks and losses are those of Tang and Tseng.",
+            "chunkssl-learned-tiny": (
+                "No paper has this size, nor these labels in chunks: k-means on whitened frames, with a loss on "
+                "frames that are not masked as well. It needs no tokenizer."
+            ),
             "chunkssl-base": "The smaller model of Tang and Tseng, who count 79 million parameters.",
             "chunkssl-large": "The larger model of Tang and Tseng, who count 337 million parameters.",
         },

@@ -26,6 +26,27 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "fsq_hidden_size": 128,
         "fsq_num_hidden_layers": 4,
     },
+    # As birq-tiny: an encoder of four blocks, k-means on whitened frames, and a loss on all frames. No tokenizer has
+    # to be trained before.
+    "chunkssl-learned-tiny": {
+        "hidden_size": 144,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 576,
+        "conv_kernel_size": 15,
+        "initializer_range": 0.04,
+        "hidden_dropout": 0.0,
+        "label_kind": "random_projection",
+        "label_normalization": "utterance_mean",
+        "projection_kind": "whitened",
+        "projection_updates": 64,
+        "codebook_size": 256,
+        "codebook_distance": "euclidean",
+        "codebook_refinements": 5,
+        "codebook_refinement_interval": 50,
+        "reseed_dead_entries": True,
+        "unmasked_loss_weight": 1.0,
+    },
     "chunkssl-base": {},
     "chunkssl-large": {
         "hidden_size": 768,

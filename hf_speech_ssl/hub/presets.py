@@ -60,7 +60,8 @@ def _table(family: Family) -> list[str]:
     """Sizes and fields, a column for each preset."""
     configs = {name: family.config_class.from_preset(name) for name in family.preset_names}
     columns = {name: _sizes(family, config) | _fields(family, config) for name, config in configs.items()}
-    rows = [[field, *(column[field] for column in columns.values())] for field in next(iter(columns.values()))]
+    fields = dict.fromkeys(field for column in columns.values() for field in column)
+    rows = [[field, *(column.get(field, "") for column in columns.values())] for field in fields]
     return markdown_table(["", *columns], rows)
 
 
