@@ -16,7 +16,7 @@ from pathlib import Path
 from hf_speech_ssl.run_folder import RunResults
 
 ROOT = Path(__file__).resolve().parent.parent
-SPEECH = "grammar=small,sentences=2000,eval_sentences=150"
+SPEECH = "grammar=small,levels=varied,sentences=2000,eval_sentences=150"
 DATA = ["--dataset_name", "synthetic", "--dataset_config_name", SPEECH]
 
 

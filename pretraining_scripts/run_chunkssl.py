@@ -36,18 +36,20 @@ def check_labels(choice: ChunkSSLSettings) -> None:
     """
     continues = choice.model_name_or_path is not None
     overrides = parse_config_overrides(choice.config_overrides, ChunkSSLConfig)
-    random_projection = overrides.get("label_kind") == "random_projection"
+    preset = None if choice.config_name is None else make_config(choice.config_name, None, choice.config_overrides)
+    random_projection = getattr(preset, "label_kind", "") == "random_projection"
     if choice.fsq_model_name_or_path is None:
         if not continues and not random_projection:
             raise ValueError(
                 "--fsq_model_name_or_path is needed: the trained tokenizer that the labels come from. Train one with "
-                "run_fsq.py, or take BEST-RQ's labels with --config_overrides label_kind=random_projection."
+                "run_fsq.py, or take labels that need none: those of --config_name chunkssl-learned-tiny, or "
+                "BEST-RQ's with --config_overrides label_kind=random_projection."
             )
         return
     if continues or random_projection:
         raise ValueError(
             "--fsq_model_name_or_path goes with a fresh model and FSQ labels only: a pretrained Chunk SSL model holds "
-            "its tokenizer, and random-projection labels need none."
+            "its tokenizer, and labels of projections, random or learned, need none."
         )
     if shared := sorted(set(overrides) & set(ChunkSSLForPreTraining.tokenizer_fields)):
         raise ValueError(f"{', '.join(shared)} come from the tokenizer; leave them out of --config_overrides.")

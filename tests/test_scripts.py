@@ -228,6 +228,11 @@ def test_pictures_while_it_trains(script, tmp_path):
     [
         ("", "--fsq_model_name_or_path is needed"),
         ("--fsq_model_name_or_path TOKENIZER --config_overrides label_kind=random_projection", "need none"),
+        ("--fsq_model_name_or_path TOKENIZER --config_name chunkssl-learned-tiny", "need none"),
+        (
+            "--config_name chunkssl-learned-tiny --config_overrides label_kind=fsq",
+            "--fsq_model_name_or_path is needed",
+        ),
         ("--fsq_model_name_or_path TOKENIZER --config_overrides frame_stacking=2", "frame_stacking come from"),
         ("--fsq_model_name_or_path OTHER", "needs a tokenizer, .* got a BiRQConfig"),
     ],
