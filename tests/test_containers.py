@@ -142,6 +142,23 @@ def test_tags_behind_the_audio_are_no_lost_audio(format: str) -> None:
     assert_whole(tags_behind(data))
 
 
+def test_an_mp3_with_a_damaged_frame_behind_its_index_is_read() -> None:
+    """libmpg123 gives up, and libsndfile says that the file does not exist."""
+    data = encode("MP3", bitrate_mode="CONSTANT")
+    first = read_header(data, 0)
+    assert first is not None
+    second = read_header(data, first.size)
+    assert second is not None
+    damaged = patched(data, first.size + second.size + 1, b"\xff")
+    with pytest.raises(soundfile.SoundFileError):
+        soundfile.SoundFile(io.BytesIO(damaged))
+    assert_whole(damaged)
+
+
+def test_what_only_looks_like_mp3_is_refused() -> None:
+    assert reason(encode("MP3", bitrate_mode="CONSTANT")[288:358]) == "not audio"
+
+
 def test_an_mp3_of_another_rate_behind_is_refused_by_name() -> None:
     other = io.BytesIO()
     soundfile.write(other, SPEECH, 44_100, format="MP3")

@@ -7,9 +7,10 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, BinaryIO, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import fsspec
 import numpy as np
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 from .audio_error import AudioError
 from .containers import Recording, find_mpeg, find_recordings, unread_bytes
 from .ffmpeg import FFmpegStream, decode_with_ffmpeg, has_ffmpeg
+from .native_messages import without_libmpg123
 
 logger = logging.getLogger(__name__)
 
+_Result = TypeVar("_Result")
 _BLOCK_SECONDS = 10  # decoded at once: what a header claims is never allocated before it has been read
 _LOSSY = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "VORBIS", "OPUS")
 _LOSSY_SLACK = 0.01  # the length that is stated for these is sometimes an estimate
@@ -53,6 +56,7 @@ class _SndFiles:
 
     def __init__(self, recordings: list[tuple[Recording, soundfile.SoundFile]], name: str):
         self._recordings, self._name = recordings, name
+        self._is_damaged = False
         rates = sorted({file.samplerate for _, file in recordings})
         if len(rates) > 1:
             raise AudioError(
@@ -82,10 +86,10 @@ class _SndFiles:
         frames = begin
         try:
             if begin and file.seekable():
-                file.seek(begin)
+                self._quietly(recording, partial(file.seek, begin))
             elif begin:
                 file.read(begin)  # GSM
-            while frames < end and len(block := self._read(file, end - frames)):
+            while frames < end and len(block := self._read(recording, file, end - frames)):
                 frames += len(block)
                 yield block
         except soundfile.SoundFileError as error:
@@ -108,8 +112,21 @@ class _SndFiles:
                 f"to wav or flac with the program that wrote it.",
             )
 
-    def _read(self, file: soundfile.SoundFile, most: int) -> NDArray[np.float32]:
-        return file.read(min(most, _BLOCK_SECONDS * self.samplerate), dtype="float32", always_2d=True)
+    def _read(self, recording: Recording, file: soundfile.SoundFile, most: int) -> NDArray[np.float32]:
+        most = min(most, _BLOCK_SECONDS * self.samplerate)
+        return self._quietly(recording, lambda: file.read(most, dtype="float32", always_2d=True))
+
+    def _quietly(self, recording: Recording, call: Callable[[], _Result]) -> _Result:
+        """Call libsndfile, and say once in words of our own what libmpg123 says of an MP3."""
+        if not recording.may_be_mpeg:
+            return call()
+        result, messages = without_libmpg123(call)
+        if messages and not self._is_damaged:
+            self._is_damaged = True
+            logger.warning(
+                "%s: damaged MP3, silent or distorted in places (libmpg123: %s).", self._name, messages[0].rstrip(".!")
+            )
+        return result
 
 
 class _FFmpegAudio:
@@ -196,8 +213,9 @@ def _open_file(source: BinaryIO, path: str | os.PathLike[str] | None, name: str,
     try:
         return _open_recordings(find_recordings(source, size, name), name, stack)
     except (soundfile.SoundFileError, TypeError) as error:
-        if recordings := find_mpeg(source, size, name):
-            return _open_recordings(recordings, name, stack)
+        with suppress(soundfile.SoundFileError, EOFError):  # its frames or its index are broken
+            if recordings := find_mpeg(source, size, name):
+                return _open_recordings(recordings, name, stack)
         if not has_ffmpeg():
             raise AudioError(
                 name,
@@ -212,7 +230,9 @@ def _open_recordings(recordings: list[Recording], name: str, stack: ExitStack) -
     opened = []
     for recording in recordings:
         recording.file.seek(0)
-        opened.append((recording, stack.enter_context(soundfile.SoundFile(recording.file))))
+        open_recording = partial(soundfile.SoundFile, recording.file)
+        file = without_libmpg123(open_recording)[0] if recording.may_be_mpeg else open_recording()
+        opened.append((recording, stack.enter_context(file)))
     return _SndFiles(opened, name)
 
 

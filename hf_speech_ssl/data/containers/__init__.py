@@ -24,10 +24,12 @@ class Recording:
     Attributes:
         file: the encoded audio, its header corrected.
         is_measured: whether its length was compared with the file; otherwise see `unread_bytes`.
+        may_be_mpeg: whether libsndfile may read it with libmpg123, which writes to standard error.
     """
 
     file: SplicedFile
     is_measured: bool = True
+    may_be_mpeg: bool = False
 
 
 def find_recordings(source: BinaryIO, size: int, name: str) -> list[Recording]:
@@ -58,11 +60,14 @@ def find_recordings(source: BinaryIO, size: int, name: str) -> list[Recording]:
 
 
 def find_mpeg(source: BinaryIO, size: int, name: str) -> list[Recording]:
-    """The MP3 in a file that begins with something else, such as the rest of a frame; empty if there is none."""
+    """The MP3 in a file that libsndfile cannot open: one that begins with the rest of a frame, or with a damaged one.
+
+    Empty if there is none.
+    """
     file = SplicedFile(source, [range(size)])
     if covered_share(file) < _LEAST_SHARE:
         return []
-    return [Recording(part) for part in repair_mpeg(file) or []]
+    return [Recording(part, may_be_mpeg=True) for part in repair_mpeg(file, trusts_index=False) or []]
 
 
 def unread_bytes(recording: Recording) -> int:
@@ -78,7 +83,8 @@ def _find(file: SplicedFile) -> list[Recording]:
     if layout_of(file.at(0, 40)) is not None:
         parts = repair_chunked(file)
         inside = mpeg_in_wav(parts[0]) if len(parts) == 1 else None
-        return [Recording(part) for part in (inside and repair_mpeg(inside)) or parts]
+        mpeg = (inside and repair_mpeg(inside)) or []
+        return [Recording(part, may_be_mpeg=True) for part in mpeg] or [Recording(part) for part in parts]
     if head[:4] in (b".snd", b"dns."):
         return [Recording(repair_au(file.part(begin, file.size)))]
     if head[:4] == b"fLaC":
@@ -87,5 +93,9 @@ def _find(file: SplicedFile) -> list[Recording]:
         return [Recording(part) for part in split_ogg(file)]
     if begin or read_header(head, 0) is not None:
         parts = repair_mpeg(file) or []
-        return [Recording(part) for part in parts] if parts else [Recording(file, is_measured=False)]
-    return [Recording(file, is_measured=False)]
+        return [Recording(part, may_be_mpeg=True) for part in parts] or [_unknown(file)]
+    return [_unknown(file)]
+
+
+def _unknown(file: SplicedFile) -> Recording:
+    return Recording(file, is_measured=False, may_be_mpeg=True)

@@ -83,8 +83,11 @@ def _parse(header: bytes) -> Header | None:
     return Header(version, layer, rate, (word >> 6 & 3) == 3, size)
 
 
-def repair_mpeg(file: SplicedFile) -> list[SplicedFile] | None:
+def repair_mpeg(file: SplicedFile, trusts_index: bool = True) -> list[SplicedFile] | None:
     """The recordings of an MPEG file, with the true number of frames stated in front of each.
+
+    Args:
+        trusts_index: leave a file as it is whose own index covers it.
 
     Returns:
         Parts to decode one after the other; the file itself where its own index covers it; None where no frames were
@@ -100,7 +103,7 @@ def repair_mpeg(file: SplicedFile) -> list[SplicedFile] | None:
     if stated_bytes - (file.size - begin) > slack:
         raise EOFError(f"the header promises {stated_bytes} bytes, {file.size - begin} are there")
     is_known = head[36:40] != b"VBRI"  # which libmpg123 does not look at
-    if is_known and stated_frames and stated_bytes and end - begin - stated_bytes <= slack:
+    if trusts_index and is_known and stated_frames and stated_bytes and end - begin - stated_bytes <= slack:
         return [file.part(0, max(end, begin + stated_bytes))]  # libmpg123 complains about tags behind the audio
     data = file.at(0, file.size)
     runs = [run for run in _runs(data, begin, file.size) if run.frames]
