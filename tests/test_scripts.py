@@ -103,6 +103,32 @@ def test_other_data_or_batches_go_on_with_a_new_epoch(pretrained, tmp_path):
     assert torch.load(checkpoint / "process-00000.pt")["position"]["epoch"] == 1
 
 
+def test_another_corpus_of_as_many_rows_is_warned_of_on_resume(pretrained, tmp_path, caplog):
+    flags = [*BIRQ.split(), "--output_dir", str(tmp_path), "--max_steps", "5"]
+    flags += ["--resume_from_checkpoint", str(pretrained / "checkpoint-4")]
+    run_birq.main(flags)
+    assert "former data" not in caplog.text
+    flags[flags.index("--dataset_config_name") + 1] += ",seed=1"
+    run_birq.main(flags)
+    assert "--dataset_config_name sentences=24,eval_sentences=4 -> sentences=24,eval_sentences=4,seed=1" in caplog.text
+    assert "The place in the data is that of the former data; --restart_data begins a new epoch" in caplog.text
+
+
+def test_the_encoder_may_be_frozen_and_thawed_on_resume(finetuned, pretrained, tmp_path, caplog):
+    flags = [*DATA.split(), "--eval_split_name", "", "--model_name_or_path", str(pretrained)]
+    flags += ["--output_dir", str(tmp_path)]
+    frozen = ["--freeze_encoder", "--max_steps", "7", "--resume_from_checkpoint", str(finetuned / "checkpoint-6")]
+    run_ctc.main([*flags, *frozen])
+    assert "--freeze_encoder False -> True" in caplog.text
+    before, between = weights(finetuned / "checkpoint-6"), weights(tmp_path / "checkpoint-7")
+    run_ctc.main([*flags, "--max_steps", "8", "--resume_from_checkpoint", "last"])
+    assert "--freeze_encoder True -> False" in caplog.text
+    after = weights(tmp_path / "checkpoint-8")
+    for name, is_frozen in (("encoder.feature_projection.weight", True), ("ctc_head.weight", False)):
+        assert torch.equal(before[name], between[name]) == is_frozen
+        assert not torch.equal(between[name], after[name])
+
+
 def test_a_resumed_run_needs_its_pretrained_model_no_more(finetuned, pretrained, tmp_path):
     moved = tmp_path / "moved"
     flags = [*DATA.split(), "--max_steps", "7", "--eval_split_name", "", "--output_dir", str(tmp_path / "run")]
