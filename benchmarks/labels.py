@@ -224,7 +224,22 @@ class Benchmark:
             "verdict": results.get("verdict"),
             "pretraining_hours": results["training_hours"],
             "peak_memory_gib": peak,
+            **({"probe": self.probe(output_dir)} if options.probe_config else {}),
         }
+
+    def probe(self, model: Path) -> dict[str, Any]:
+        """Accuracy of phone probes by layer, with those on random weights, and purity and PNMI of the labels."""
+        from hf_speech_ssl.commands.probe import ProbeOptions, probe
+        from hf_speech_ssl.options import LoadingOptions, ReadingOptions
+
+        reading = ReadingOptions(
+            dataset_name="synthetic", dataset_config_name=self.options.probe_config, split_name="train"
+        )
+        report = probe(ProbeOptions(model_name_or_path=str(model)), reading, LoadingOptions())
+        layers = [
+            {name: layer[name] for name in ("what", "accuracy", "random_accuracy")} for layer in report["layers"]
+        ]
+        return {"config": self.options.probe_config, "layers": layers, "labels": report["labels"]}
 
     def tokenizer(self, seed: int) -> Path:
         """The tokenizer that FSQ labels come from, trained on the same audio."""
@@ -300,6 +315,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--finetuning_freeze_steps", type=int, default=100, help="updates of the head alone")
     parser.add_argument("--finetuning_config", default="hidden_dropout=0.1", help="as --config_overrides")
     parser.add_argument("--mixed_precision", default="bf16", help="of pretraining")
+    parser.add_argument("--probe_config", help="of the synthetic corpus, as levels=varied,sentences=300: phone probes")
     parser.add_argument("--work_dir", type=Path, default=REPOSITORY / "outputs" / "labels")
     parser.add_argument("--output_dir", type=Path, default=RESULTS)
     options = parser.parse_args()

@@ -1,5 +1,11 @@
-"""The folders that `labels.py` reads, and the speakers it leaves out."""
+"""The folders that `labels.py` reads, and the speakers it leaves out.
 
+    python benchmarks/labels_data.py FOLDER --config levels=varied,grammar=full,hours=20
+
+writes the training split of the synthetic corpus as such a folder. Its speakers are synthetic voices.
+"""
+
+import argparse
 import csv
 import json
 import random
@@ -47,3 +53,27 @@ def write_table(file: Path, utterances: Iterable[Utterance]) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(asdict(one)) + "\n" for one in utterances), encoding="utf-8")
     return file
+
+
+def write_synthetic(folder: Path, config: str) -> Path:
+    """The training split of the synthetic corpus as such a folder; `config` as in `--dataset_config_name`."""
+    from hf_speech_ssl.data.corpora import load_corpus
+
+    corpus = load_corpus("synthetic", config_name=config, split="train")
+    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    with open(folder / "metadata.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file_name", "text", "speaker_id"])
+        for index, row in enumerate(corpus):
+            name = f"audio/{index:06d}.flac"
+            (folder / name).write_bytes(row["audio"]["bytes"])
+            writer.writerow([name, row["text"], row["speaker_id"]])
+    return folder
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--config", default="levels=varied,grammar=full,hours=20")
+    options = parser.parse_args()
+    write_synthetic(options.folder, options.config)

@@ -18,6 +18,8 @@ NOTE = (
     "frames. Minutes and peak memory are those of pretraining."
 )
 COSTS = ("label perplexity", "rank of the last layer", "pretraining, min", "memory, GiB")
+PROBED = ("accuracy", "random_accuracy")
+RATED = ("phone_purity", "shuffled_phone_purity", "pnmi", "shuffled_pnmi")
 Line = dict[str, Any]
 
 
@@ -111,6 +113,20 @@ def in_chunks(rows: dict[str, list[Line]], order: list[str]) -> str:
     return markdown(["row", *modes, "offline"], cells) if modes else ""
 
 
+def probes(rows: dict[str, list[Line]], order: list[str]) -> str:
+    """The best layer's phone probe, purity and PNMI of the labels beside shuffled ones, where they were measured."""
+    cells = []
+    for row in in_order(rows, order):
+        some = [line["probe"] for line in rows[row] if line.get("probe")]
+        best = [max(probe["layers"][1:], key=lambda layer: layer["accuracy"]) for probe in some]
+        of_layer = [mean_of([100 * layer[name] for layer in best], "{:.1f}") for name in PROBED]
+        for place in range(len(some[0]["labels"]) if some else 0):
+            labels = [probe["labels"][place] for probe in some]
+            rated = [mean_of([100 * label[name] for label in labels], "{:.1f}") for name in RATED]
+            cells.append([row, *of_layer, labels[0]["name"], *rated])
+    return markdown(["row", "best layer", "random weights", "labels", *RATED], cells) if cells else ""
+
+
 def plot_history(lines: list[Line], order: list[str], file: Path) -> None:
     """Perplexity of the labels over the updates of pretraining, one curve per row (its first seed)."""
     import matplotlib
@@ -145,6 +161,8 @@ def table(lines: list[Line], order: list[str]) -> str:
             cells.append([row, str(len(some)), rates(some, "wer"), rates(some, "cer"), *compared, *costs(some)])
         header = ["row", "seeds", "WER %", "CER %", *(f"WER to {name}" for name in bases), *COSTS]
         parts += [f"## {title(speakers, steps)}", f"Recipe: {settings}.", markdown(header, cells)]
+        if probed := probes(rows, order):
+            parts += ["Phones, on synthetic speech (%):", probed]
         if chunked := in_chunks(rows, order):
             parts += ["WER % in chunks, and of whole utterances:", chunked]
     parts.append("Machines: " + " ".join(sorted({line["machine"].split(", load")[0] + "." for line in lines})))
