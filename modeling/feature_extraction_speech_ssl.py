@@ -33,7 +33,7 @@ VARIANCE_FLOOR = 1e-8
 
 
 @lru_cache(maxsize=16)
-def _window_and_mel_bank(num_mel_bins: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def window_and_mel_bank(num_mel_bins: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Kaldi's Povey window (FRAME_LENGTH,) and mel filters (FFT_LENGTH / 2 + 1, M) from 20 Hz to 8 kHz."""
     window = torch.hann_window(FRAME_LENGTH, periodic=False, dtype=torch.float64).pow(0.85)
     bank = mel_filter_bank(
@@ -58,14 +58,21 @@ def num_frames(num_samples: torch.Tensor | int) -> torch.Tensor | int:
     return frames.clamp_min(0) if isinstance(frames, torch.Tensor) else max(0, frames)
 
 
-def log_mel(waveforms: torch.Tensor, num_mel_bins: int = 80) -> torch.Tensor:
-    """Kaldi's log-mel filter bank, with a floor in the place of its dither: (B, S) samples in [-1, 1] -> (B, F, M)."""
-    window, bank = _window_and_mel_bank(num_mel_bins, waveforms.device)
-    frames = (waveforms * INT16_SCALE).unfold(-1, FRAME_LENGTH, HOP_LENGTH)  # (B, F, FRAME_LENGTH)
+def frame_spectra(frames: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+    """Spectra of frames, preemphasized and windowed: (..., FRAME_LENGTH) -> (..., FFT_LENGTH / 2 + 1), complex.
+
+    They are linear in the frames, so that an exported graph can make them in one product.
+    """
     frames = frames - frames.mean(-1, keepdim=True)
     previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
-    frames = (frames - PREEMPHASIS * previous) * window
-    spectrum = torch.fft.rfft(frames, FFT_LENGTH)
+    return torch.fft.rfft((frames - PREEMPHASIS * previous) * window, FFT_LENGTH)
+
+
+def log_mel(waveforms: torch.Tensor, num_mel_bins: int = 80) -> torch.Tensor:
+    """Kaldi's log-mel filter bank, with a floor in the place of its dither: (B, S) samples in [-1, 1] -> (B, F, M)."""
+    window, bank = window_and_mel_bank(num_mel_bins, waveforms.device)
+    frames = (waveforms * INT16_SCALE).unfold(-1, FRAME_LENGTH, HOP_LENGTH)  # (B, F, FRAME_LENGTH)
+    spectrum = frame_spectra(frames, window)
     power = spectrum.real.square() + spectrum.imag.square()
     return (power @ bank).clamp_min(POWER_FLOOR).log()
 

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hf_speech_ssl import BiRQConfig, ChunkSSLConfig
+from hf_speech_ssl import BiRQConfig, ChunkSSLConfig, ChunkSSLForCTC, SpeechSSLFeatureExtractor
+from hf_speech_ssl.decoding import build_ctc_processor
+from hf_speech_ssl.recognition.recognizer import Recognizer
 
 SIZES = {
     "hidden_size": 32,
@@ -37,6 +39,16 @@ def speech_like(seconds: float, seed: int = 0) -> np.ndarray:
     noise = np.convolve(rng.standard_normal(samples + 7), np.hanning(8), mode="valid")
     envelope = 0.05 + np.abs(np.sin(np.pi * 4 * np.arange(samples) / 16_000 + seed))
     return (0.05 * noise * envelope).astype(np.float32)
+
+
+def babbler(**overrides) -> Recognizer:
+    """A random Chunk SSL model that writes words, and changes its mind with what it hears."""
+    torch.manual_seed(54)
+    processor = build_ctc_processor(["ab c"], SpeechSSLFeatureExtractor(mean=[10.0] * 80, variance=[9.0] * 80))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    config = ChunkSSLConfig(conv_kernel_size=5, vocab_size=len(processor.tokenizer), **sizes, **overrides)
+    config.initializer_range = 0.5
+    return Recognizer(ChunkSSLForCTC(config).eval(), processor)
 
 
 def padded_features(*lengths: int, num_mel_bins: int = 80) -> tuple[torch.Tensor, torch.Tensor]:
