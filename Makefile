@@ -10,7 +10,7 @@ CONSTRAINTS := constraints.txt
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(addprefix -c ,$(CONSTRAINTS)) -e '.[synthetic,lm,demo,dev]'
+	$(BIN)/python -m pip install --quiet $(addprefix -c ,$(CONSTRAINTS)) -e '.[synthetic,lm,demo,export,serve,dev]'
 	touch $(READY)
 
 test: $(READY)

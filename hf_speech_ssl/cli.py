@@ -13,11 +13,13 @@ from .commands.average import AverageOptions, average
 from .commands.card import CardOptions, card
 from .commands.demo import DemoOptions, demo
 from .commands.evaluate import EvaluateOptions, evaluate
+from .commands.export import ExportOptions, export
 from .commands.language_model import NGramOptions, TuneOptions, ngram, tune
 from .commands.picture import PictureOptions, picture
 from .commands.presets import PresetsOptions, presets
 from .commands.probe import ProbeOptions, probe
 from .commands.push import PushOptions, push
+from .commands.serve import ServeOptions, serve
 from .commands.stream import StreamOptions, stream
 from .commands.transcribe import TranscribeOptions, transcribe
 from .options import DecodingOptions, LoadingOptions, OptionParser, ReadingOptions, add_options, make_options
@@ -49,6 +51,7 @@ COMMANDS = (
         (TranscribeOptions, LoadingOptions, DecodingOptions),
     ),
     Command(stream, "print a live transcript of a file or of standard input", (StreamOptions, LoadingOptions)),
+    Command(serve, "serve live streams and files of many clients", (ServeOptions, LoadingOptions)),
     Command(demo, "open a page to speak into", (DemoOptions, LoadingOptions)),
     Command(
         evaluate,
@@ -69,6 +72,7 @@ COMMANDS = (
         {"split_name": "train"},
     ),
     Command(picture, "draw what pretraining masks and asks of a recording", (PictureOptions, LoadingOptions)),
+    Command(export, "write a CTC model as graphs that run without this package", (ExportOptions, LoadingOptions)),
     Command(average, "average the best checkpoints of a run", (AverageOptions,)),
     Command(card, "write the model card and the curves of a run anew", (CardOptions,)),
     Command(presets, "print the page of the published configurations", (PresetsOptions,)),

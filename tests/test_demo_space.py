@@ -25,8 +25,8 @@ def hub_cache(root: Path, name: str, folder: Path) -> Path:
 RUN_APP = """
 import runpy, sys
 sys.path.insert(0, "")
-import gradio, hf_speech_ssl, hf_speech_ssl.demo.server as server
-server.check_address = lambda host, port: None
+import gradio, hf_speech_ssl, hf_speech_ssl.serving.address as address
+address.check_address = lambda host, port: None
 gradio.Blocks.launch = lambda page, **options: print(page.title, options["server_name"], options["server_port"])
 gradio.Blocks.block_thread = lambda page: None
 runpy.run_path("app.py", run_name="__main__")

@@ -48,7 +48,8 @@ def demo(options: DemoOptions, loading: LoadingOptions) -> None:
         return
     from ..demo.models import load_demo_model
     from ..demo.page import build_page
-    from ..demo.server import check_address, serve
+    from ..demo.server import serve
+    from ..serving.address import check_address
 
     check_address(options.host, options.port)  # before a model is loaded for it
     model = load_demo_model(options.model_name_or_path, **asdict(loading), labels_from=options.labels_from)

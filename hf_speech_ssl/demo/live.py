@@ -1,4 +1,7 @@
-"""Live transcripts of many visitors at once: blocks of samples come in, numbered, and the text so far goes out."""
+"""Live transcripts of many visitors at once: blocks of samples come in, numbered, and the text so far goes out.
+
+The streams run in the server's engine, where those of all visitors share the model's steps.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.audio import AudioError, load_audio
-from ..decoding.text import StreamingText
 from ..recognition.packing import can_pack, pack_layers
 from ..recognition.recognizer import Recognizer
-from ..recognition.streaming import StreamingTranscriber
+from ..recognition.streaming import StreamingBatch
+from ..serving.engine import Busy, Engine, Latest, LiveStream
 
 MAX_SECONDS = 300.0  # of one recording
 MAX_RECORDINGS = 16  # at once
@@ -33,11 +36,11 @@ class Refused(ValueError):
 class _Recording:
     """One visitor's recording, from the first block to its picture."""
 
-    transcriber: StreamingTranscriber | None  # None once it has ended
-    text: StreamingText = field(default_factory=lambda: StreamingText("", ""))
+    live: LiveStream
+    latest: Latest
+    ended: bool = False
     blocks: int = 0  # that have come, used or left out
-    seconds: float = 0.0
-    rate: float = 0.0  # Hz
+    samples: int = 0
     kept: list[NDArray[np.int16]] = field(default_factory=list)
     last_block_at: float = field(default_factory=time.monotonic)
     lock: Lock = field(default_factory=Lock)
@@ -58,13 +61,14 @@ class LiveTranscripts:
     """
 
     def __init__(self, recognizer: Recognizer, chunk_duration_ms: int = 320):
-        self.recognizer, self.chunk_duration_ms = recognizer, chunk_duration_ms
-        self._transcriber()  # raises now what it would raise for the first visitor
+        self.recognizer = recognizer
+        batch = StreamingBatch(recognizer.model, recognizer.processor, chunk_duration_ms)
         if can_pack(recognizer.model):
             pack_layers(recognizer.model)
-        self._recordings: dict[str, _Recording] = {}
+        self._engine = Engine(batch, chunk_duration_ms, MAX_RECORDINGS)
         # Resamplers that live until Python ends are reported as leaks on the terminal.
-        weakref.finalize(self, self._recordings.clear)
+        weakref.finalize(self, self._engine.close)
+        self._recordings: dict[str, _Recording] = {}
         self._lock = Lock()
 
     def accept(self, message: Any) -> dict[str, Any]:
@@ -81,7 +85,7 @@ class LiveTranscripts:
         """
         try:
             name, number, rate, block, last = _read(message)
-            recording = self._find(name, number)
+            recording = self._find(name, number, rate)
             with recording.lock:
                 problem = self._take(recording, number, rate, block, last)
                 return _answer(recording, problem)
@@ -94,59 +98,65 @@ class LiveTranscripts:
         """
         with self._lock:
             recording = self._recordings.pop(name, None)
-        if recording is None or not recording.kept:
+        if recording is None:
+            return None
+        recording.live.leave()
+        if not recording.kept:
             return None
         try:
-            return load_audio({"array": np.concatenate(recording.kept), "sampling_rate": recording.rate}, name="it")
+            rate = recording.live.rate
+            return load_audio({"array": np.concatenate(recording.kept), "sampling_rate": rate}, name="it")
         except AudioError:  # silence, or a click on the button and another
             return None
 
-    def _transcriber(self) -> StreamingTranscriber:
-        return StreamingTranscriber(self.recognizer.model, self.recognizer.processor, self.chunk_duration_ms)
-
-    def _find(self, name: str, number: int) -> _Recording:
+    def _find(self, name: str, number: int, rate: float) -> _Recording:
         """The recording of that name, a new one at block 0."""
         now = time.monotonic()
         with self._lock:
             left = [key for key, one in self._recordings.items() if now - one.last_block_at > IDLE_SECONDS]
             for key in left:
-                del self._recordings[key]
+                self._recordings.pop(key).live.leave()
             recording = self._recordings.get(name)
             if recording is None:
                 if number:
                     raise Refused("The recording was interrupted for too long. Please start again.")
-                running = sum(one.transcriber is not None for one in self._recordings.values())
-                if running >= MAX_RECORDINGS:
+                latest = Latest()
+                try:
+                    live = self._engine.join(latest, rate)
+                except Busy as error:
+                    running = sum(not one.ended for one in self._recordings.values())
                     raise Refused(
                         f"{running} people are speaking to this page just now. Please try again in a minute."
-                    )
-                recording = self._recordings[name] = _Recording(self._transcriber())
+                    ) from error
+                recording = self._recordings[name] = _Recording(live, latest)
             recording.last_block_at = now
             return recording
 
     @staticmethod
     def _take(recording: _Recording, number: int, rate: float, block: NDArray[np.int16], last: bool) -> str:
         """Accept a block unless it came before; returns what the visitor should know, if anything."""
-        transcriber, problem = recording.transcriber, ""
-        if number < recording.blocks or transcriber is None:
+        live, problem = recording.live, ""
+        if number < recording.blocks or recording.ended:
             return ""
         if number > recording.blocks:
             raise Refused("A part of the recording was lost on the way. Please start again.")
         recording.blocks += 1
-        try:
-            recording.text = transcriber.accept(block, rate)
-        except AudioError as error:
-            problem = f"{len(block) / rate:.1f} s were left out: {error.detail}"
+        seconds = recording.samples / live.rate
+        if rate != live.rate:
+            problem = f"{len(block) / rate:.1f} s were left out: at {rate:g} Hz, where {live.rate:g} Hz came before."
         else:
-            if recording.seconds < KEPT_SECONDS and len(block):
-                recording.rate = rate
+            if seconds < KEPT_SECONDS and len(block):
                 recording.kept.append(block)
-            recording.seconds += len(block) / rate
-        if recording.seconds > MAX_SECONDS and not last:
+            live.feed(block)
+            recording.samples += len(block)
+            seconds = recording.samples / live.rate
+            recording.latest.wait_for(lambda update: update.seconds >= seconds)
+        if seconds > MAX_SECONDS and not last:
             last, problem = True, f"Recordings end after {MAX_SECONDS / 60:g} minutes here."
         if last:
-            text = transcriber.finish()
-            recording.text, recording.transcriber = StreamingText(text, text), None
+            live.finish()
+            recording.latest.wait_for(lambda update: update.hypothesis is not None)
+            recording.ended = True
         return problem
 
 
@@ -164,11 +174,11 @@ def _read(message: Any) -> tuple[str, int, float, NDArray[np.int16], bool]:
 
 
 def _answer(recording: _Recording, problem: str) -> dict[str, Any]:
-    text = recording.text
+    text = recording.latest.update.text
     return {
         "final": text.final,
         "tentative": text.text[len(text.final) :],  # with the space between the two
-        "seconds": recording.seconds,
-        "ended": recording.transcriber is None,
+        "seconds": recording.samples / recording.live.rate,
+        "ended": recording.ended,
         "problem": problem,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 
 import gradio as gr
 
@@ -21,26 +20,6 @@ def serve(page: gr.Blocks, host: str, port: int) -> None:
     if host not in MICROPHONE_HOSTS:
         print("Browsers elsewhere give the microphone to pages at https:// only; uploads work anyhow.", flush=True)
     page.block_thread()
-
-
-def check_address(host: str, port: int) -> None:
-    """Refuse an address that nothing can listen at.
-
-    Raises:
-        OSError: it is in use, or is no address of this machine.
-        ValueError: there is no such port.
-    """
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind((host, port))
-    except OverflowError as error:
-        raise ValueError(f"There is no port {port}; ports are numbers up to 65535.") from error
-    except OSError as error:
-        raise OSError(
-            f"Nothing can listen at {host}, port {port} ({error.strerror or error}); is another page open there? "
-            "Choose another --port or --host."
-        ) from error
 
 
 def _reach_without_proxy(host: str) -> None:

@@ -1,0 +1,1 @@
+"""Serving: live streams and files of many clients through one model."""
