@@ -176,6 +176,12 @@ def test_all_recordings_of_a_chained_ogg_file_are_read(subtype: str) -> None:
     assert_whole(3 * data, 12.0)
 
 
+def test_tags_in_front_of_ogg_are_no_mp3() -> None:
+    data = encode("OGG", "VORBIS")
+    tagged = b"ID3\x03\0\0\0\0\x07\x68" + bytes(1000) + data
+    np.testing.assert_array_equal(load_audio(tagged), load_audio(data))
+
+
 def unknown_length(flac: bytes) -> bytes:
     return patched(flac, 21, bytes([flac[21] & 0xF0, 0, 0, 0, 0]))
 
@@ -248,7 +254,17 @@ def with_a_comment() -> bytes:
     return data[:36] + b"LIST" + struct.pack("<I", len(comment)) + comment + data[36:]
 
 
+def with_chunks(in_front: bytes, behind: bytes) -> bytes:
+    """Chunks in front of the format and behind it."""
+    data = encode("WAV", "PCM_16")
+    return data[:12] + in_front + data[12:36] + behind + data[36:]
+
+
 WHOLE = {
+    "WAV, an ID3 tag in front": lambda: b"ID3\x03\0\0\0\0\x07\x68" + bytes(1000) + encode("WAV", "PCM_16"),
+    "AIFF, an ID3 tag in front": lambda: b"ID3\x03\0\0\0\0\x07\x68" + bytes(1000) + encode("AIFF", "PCM_16"),
+    "WAV, odd chunks without padding": lambda: with_chunks(b"junk\5\0\0\0abcde", b"note\3\0\0\0abc"),
+    "WAV, odd chunks with padding": lambda: with_chunks(b"junk\5\0\0\0abcde\0", b"note\3\0\0\0abc\0"),
     "WAV, data 0": lambda: wav_of_size(0),
     "WAV, data and RIFF 0": lambda: wav_of_size(0, 0),
     "WAV, INT32_MAX": lambda: wav_of_size(0x7FFFFFFF),
@@ -328,6 +344,37 @@ def test_bytes_that_libsndfile_leaves_are_noticed(monkeypatch) -> None:
     """The guard behind the rules: decoding ends long before the file does."""
     monkeypatch.setattr("hf_speech_ssl.data.containers.repair_flac", lambda file: [file])
     assert reason(2 * encode("FLAC")) == "unread rest"
+
+
+# --- what was not downloaded, and headers that cannot be
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>404</html>", "web page"),
+        (b"PK\3\4" + bytes(99), "archive; unpack"),
+    ],
+)
+def test_what_lies_in_the_place_of_audio_is_named(data: bytes, words: str) -> None:
+    with pytest.raises(AudioError, match=f"the file: not audio: .*{words}"):
+        load_audio(data, name="the file")
+
+
+@pytest.mark.parametrize("rate", [1, 999, 10**9])
+def test_a_sampling_rate_that_no_recording_has_is_refused(rate: int) -> None:
+    data = patched(encode("WAV", "PCM_16"), 24, struct.pack("<I", rate))
+    with pytest.raises(AudioError, match=f"not audio: its header states a sampling rate of {rate} Hz"):
+        load_audio(data, name="the file")
+
+
+def test_floats_in_the_range_of_integers_are_refused_by_all_readers() -> None:
+    data = encode("WAV", "FLOAT", 32768 * SPEECH)
+    assert reason(data) == "too loud"
+    with pytest.raises(AudioError, match="too loud: .*32768"):
+        list(stream_audio(data))
+    assert_whole(encode("WAV", "FLOAT", 4 * SPEECH))
 
 
 # --- what ffmpeg reads

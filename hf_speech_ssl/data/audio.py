@@ -14,7 +14,7 @@ import numpy as np
 import soxr
 
 from .audio_error import AudioError, SkippedAudio
-from .sound_file import is_read_once, is_remote, mix_down, open_audio
+from .sound_file import RATES, is_read_once, is_remote, mix_down, open_audio
 
 __all__ = [
     "MIN_SAMPLES",
@@ -26,6 +26,7 @@ __all__ = [
     "audio_duration",
     "audio_name",
     "check_rate",
+    "check_samples",
     "is_read_once",
     "is_remote",
     "load_audio",
@@ -38,7 +39,6 @@ MIN_SAMPLES = 400  # 25 ms, one analysis window of the features
 AudioSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | dict[str, Any]"
 
 LOUDEST = 32.0  # the feature extractor's own; importing it from there would import torch
-_RATES = (1_000, 768_000)  # Hz: what is outside is a mistake, and resampling it could fill the memory
 
 
 def load_audio(
@@ -81,8 +81,7 @@ def load_audio(
             waveform = _joined(audio.blocks(round(begin * rate), _sample(end, rate)), rate, max_seconds, name)
     if len(waveform) == 0:
         raise AudioError(name, "empty", "it holds no samples; remove it or record it again.")
-    if not np.isfinite(waveform).all():
-        raise AudioError(name, "not finite", "some samples are NaN or infinite; write the file again.")
+    check_samples(waveform, name)
     if waveform.min() == waveform.max():
         raise AudioError(name, "silent", "all samples are equal; speech is needed.")
     if rate != SAMPLING_RATE:
@@ -166,11 +165,24 @@ def array_to_mono(source: dict[str, Any], name: str, channel_axis: int | None = 
 
 def check_rate(rate: Any, name: str) -> float:
     """A sampling rate in Hz as a float; raises `AudioError` for what no recording has."""
-    if not isinstance(rate, (int, float, np.integer, np.floating)) or not _RATES[0] <= rate <= _RATES[1]:
+    if not isinstance(rate, (int, float, np.integer, np.floating)) or not RATES[0] <= rate <= RATES[1]:
         raise AudioError(
-            name, "bad array", f"'sampling_rate' must be a number of Hz from {_RATES[0]} to {_RATES[1]}, got {rate!r}."
+            name, "bad array", f"'sampling_rate' must be a number of Hz from {RATES[0]} to {RATES[1]}, got {rate!r}."
         )
     return float(rate)
+
+
+def check_samples(samples: np.ndarray, name: str) -> None:
+    """Refuse decoded samples that are no numbers, or floats in the range of integers."""
+    if not np.isfinite(samples).all():
+        raise AudioError(name, "not finite", "some samples are NaN or infinite; write the file again.")
+    if (peak := float(np.abs(samples).max(initial=0.0))) > LOUDEST:
+        raise AudioError(
+            name,
+            "too loud",
+            f"floats must lie in [-1, 1], got {peak:g}; divide by what stands for 1 (32768 if they were int16) and "
+            f"write the file again.",
+        )
 
 
 def _scaled(samples: np.ndarray, name: str) -> np.ndarray:

@@ -13,7 +13,8 @@ class AudioError(ValueError):
     Attributes:
         name: the file, as the user knows it.
         reason: one of "empty", "truncated", "unread rest", "not audio", "missing", "silent", "not finite",
-            "too short", "too long", "bad array", "bad segment"; reports count by it. Data sets add "no transcript".
+            "too short", "too long", "too loud", "bad array", "bad segment"; reports count by it. Data sets
+            add "no transcript".
         detail: what came, what is needed and what to do.
     """
 

@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from .audio import MIN_SAMPLES, SAMPLING_RATE, AudioError, AudioSource, audio_name, open_audio
+from .audio import MIN_SAMPLES, SAMPLING_RATE, AudioError, AudioSource, audio_name, check_samples, open_audio
 
 
 def stream_audio(
@@ -42,8 +42,7 @@ def _checked(blocks: Iterable[NDArray[np.float32]], name: str) -> Iterator[NDArr
     """The same blocks, at the file's own rate: a constant would no longer be one behind the resampler."""
     lowest, highest = np.inf, -np.inf
     for block in blocks:
-        if not np.isfinite(block).all():
-            raise AudioError(name, "not finite", "some samples are NaN or infinite; write the file again.")
+        check_samples(block, name)
         lowest, highest = min(lowest, block.min()), max(highest, block.max())
         yield block
     if lowest == highest:

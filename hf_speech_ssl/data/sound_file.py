@@ -25,6 +25,7 @@ from .native_messages import without_libmpg123
 logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
+RATES = (1_000, 768_000)  # Hz: what is outside is a mistake, and resampling it could fill the memory
 _BLOCK_SECONDS = 10  # decoded at once: what a header claims is never allocated before it has been read
 _LOSSY = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "VORBIS", "OPUS")
 _LOSSY_SLACK = 0.01  # the length that is stated for these is sometimes an estimate
@@ -191,7 +192,15 @@ def open_audio(source: Any, name: str) -> Iterator[OpenAudio]:
             raise AudioError(name, "not audio", f"a path, bytes, a binary file or a dictionary is needed, got {what}.")
         if not source.seekable():
             source, path = io.BytesIO(source.read()), None  # a pipe, in one pass
-        yield _open_file(source, path, name, stack)
+        audio = _open_file(source, path, name, stack)
+        if not RATES[0] <= audio.samplerate <= RATES[1]:
+            raise AudioError(
+                name,
+                "not audio",
+                f"its header states a sampling rate of {audio.samplerate} Hz, {RATES[0]} to {RATES[1]} are read; "
+                f"write the header again.",
+            )
+        yield audio
 
 
 def _open_path(path: str | os.PathLike[str], name: str) -> BinaryIO:
@@ -216,6 +225,8 @@ def _open_file(source: BinaryIO, path: str | os.PathLike[str] | None, name: str,
         with suppress(soundfile.SoundFileError, EOFError):  # its frames or its index are broken
             if recordings := find_mpeg(source, size, name):
                 return _open_recordings(recordings, name, stack)
+        if stand_in := _stand_in(source):
+            raise AudioError(name, "not audio", stand_in) from error
         if not has_ffmpeg():
             raise AudioError(
                 name,
@@ -224,6 +235,19 @@ def _open_file(source: BinaryIO, path: str | os.PathLike[str] | None, name: str,
                 f"install ffmpeg, which is then used, or convert it to wav or flac.",
             ) from error
     return _FFmpegAudio(stack.enter_context(decode_with_ffmpeg(path or source, name)), name)
+
+
+def _stand_in(source: BinaryIO) -> str:
+    """What lies in the place of audio after an incomplete download, and what to do; nothing where it is none of it."""
+    source.seek(0)
+    head = source.read(64).lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the file itself; fetch the files with: git lfs pull"
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page, not the file that was asked for; download it again."
+    if head.startswith((b"pk\3\4", b"\x1f\x8b", b"7z\xbc\xaf", b"rar!")):
+        return "it is an archive; unpack it first."
+    return ""
 
 
 def _open_recordings(recordings: list[Recording], name: str, stack: ExitStack) -> OpenAudio:

@@ -80,17 +80,18 @@ def unread_bytes(recording: Recording) -> int:
 def _find(file: SplicedFile) -> list[Recording]:
     begin = end_of_id3(file)
     head = file.at(begin, 40)
-    if layout_of(file.at(0, 40)) is not None:
-        parts = repair_chunked(file)
+    body = file.part(begin, file.size) if begin else file  # players' tags in front belong to MP3 alone
+    if layout_of(head) is not None:
+        parts = repair_chunked(body)
         inside = mpeg_in_wav(parts[0]) if len(parts) == 1 else None
         mpeg = (inside and repair_mpeg(inside)) or []
         return [Recording(part, may_be_mpeg=True) for part in mpeg] or [Recording(part) for part in parts]
     if head[:4] in (b".snd", b"dns."):
-        return [Recording(repair_au(file.part(begin, file.size)))]
+        return [Recording(repair_au(body))]
     if head[:4] == b"fLaC":
         return [Recording(part, is_measured=False) for part in repair_flac(file)]
     if head[:4] == b"OggS":
-        return [Recording(part) for part in split_ogg(file)]
+        return [Recording(part) for part in split_ogg(body)]
     if begin or read_header(head, 0) is not None:
         parts = repair_mpeg(file) or []
         return [Recording(part, may_be_mpeg=True) for part in parts] or [_unknown(file)]

@@ -85,6 +85,7 @@ def repair_chunked(file: SplicedFile) -> list[SplicedFile]:
     """
     layout = layout_of(file.at(0, 40))
     assert layout is not None
+    file = _with_padding(file, layout)
     audio, others = None, {}
     for chunk in _chunks(file, layout, layout.first):
         if chunk.name == layout.audio:
@@ -151,6 +152,17 @@ def _chunks(file: SplicedFile, layout: _Layout, position: int) -> Iterator[_Chun
         yield _Chunk(data[: layout.name], position + head, max(0, size))
         position += head + max(0, size)
         position += -position % layout.alignment
+
+
+def _with_padding(file: SplicedFile, layout: _Layout) -> SplicedFile:
+    """The same file with a byte behind each odd chunk in front of the audio whose writer has forgotten it."""
+    for chunk in _chunks(file, layout, layout.first):
+        end = chunk.start + chunk.size
+        if chunk.name == layout.audio or layout.alignment != 2:
+            break
+        if end % 2 and file.at(end, 4) in (b"fmt ", b"data", b"fact", b"LIST", b"COMM", b"SSND"):
+            return _with_padding(file.joined([range(end), b"\0", range(end, file.size)]), layout)
+    return file
 
 
 def _is_end(file: SplicedFile, layout: _Layout, position: int) -> bool:
