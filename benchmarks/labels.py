@@ -44,6 +44,10 @@ _LEARNED = (
     "codebook_distance=euclidean,codebook_refinements=5,codebook_refinement_interval=50,reseed_dead_entries=true"
 )
 _REFINED = f"enhanced_loss_weight=0,{_LEARNED},unmasked_loss_weight="
+_DISTILLED = (
+    "second_codebook_size=256,distillation_loss_weight=0.5,distillation_kmeans_weight=0.1,distillation_start=600,"
+    "codebook_replacements=[1000,1500]"
+)
 _PROJECTED = "label_kind=random_projection"
 ROWS: dict[str, dict[str, str | None]] = {
     "birq": {
@@ -53,6 +57,8 @@ ROWS: dict[str, dict[str, str | None]] = {
         "whitened": _PAPER.replace("random", "whitened"),
         "refined": f"{_REFINED}0",
         "refined, unmasked frames": f"{_REFINED}1",
+        # The entries move until update 314; the copy learns from 30 % of 2,000 updates on.
+        "distilled": f"{_REFINED}1,{_DISTILLED}",
         "best-rq, unmasked frames": _PAPER.replace("unmasked_loss_weight=0", "unmasked_loss_weight=1"),
         "birq": _PAPER.replace("enhanced_loss_weight=0", "enhanced_loss_weight=0.1"),
     },
@@ -61,6 +67,7 @@ ROWS: dict[str, dict[str, str | None]] = {
         "random projection": f"{_PROJECTED},{_RANDOM}",
         "refined": f"{_PROJECTED},{_LEARNED}",
         "refined, unmasked frames": f"{_PROJECTED},{_LEARNED},unmasked_loss_weight=1",
+        "distilled": f"{_PROJECTED},{_LEARNED},unmasked_loss_weight=1,{_DISTILLED}",
         "fsq": "label_kind=fsq",
         "fsq, unmasked frames": "label_kind=fsq,unmasked_loss_weight=1",
     },

@@ -192,7 +192,7 @@ CTC_HEAD = (
 )
 CODEBOOKS = (
     *("codebook_size", "codebook_dim", "num_codebooks", "codebook_distance", "codebook_refinements"),
-    *("projection_kind", "label_normalization"),
+    *("projection_kind", "label_normalization", "second_codebook_size", "distillation_loss_weight"),
 )
 TOKENIZER = ("fsq_levels", "fsq_hidden_size", "fsq_num_hidden_layers")
 

@@ -119,6 +119,7 @@ ERROR_RATES = ("wer", "cer")
 ERROR_KINDS = ("substitutions", "deletions", "insertions")  # of words
 METRICS = (
     *("loss", *ERROR_RATES, "accuracy", "frame_accuracy", "anchor_loss", "enhanced_loss", "enhanced_accuracy"),
+    *("second_loss", "second_accuracy"),
     *("explained_variance", "codebook_perplexity", "enhanced_perplexity", "level_perplexity", "codebook_usage"),
     *("level_usage", "distinct_labels"),
 )

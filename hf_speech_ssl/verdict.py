@@ -16,7 +16,7 @@ class LabelUse:
     """Use of a kind of pretraining label over many updates, and how well it was predicted at masked frames.
 
     Args:
-        kind: "anchor" or "enhanced"; "" where a model has one kind only.
+        kind: "anchor", "enhanced" or "second"; "" where a model has one kind only.
         entries_used: entries of the codebook that occurred, of `codebook_size`.
         perplexity: exponential of the entropy (nats) of the labels.
         commonest_share: share of the commonest label, which a constant guess would get right.

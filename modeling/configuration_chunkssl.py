@@ -163,6 +163,11 @@ class ChunkSSLConfig(QuantizerConfig):
             raise ValueError(f'label_kind must be "fsq" or "random_projection", got "{self.label_kind}".')
         if self.loss_kind not in ("group", "full"):
             raise ValueError(f'loss_kind must be "group" or "full", got "{self.loss_kind}".')
+        if self.label_kind == "fsq" and (self.second_codebook_size or self.distillation_loss_weight):
+            raise ValueError(
+                'second_codebook_size and distillation_loss_weight need label_kind="random_projection"; the labels of '
+                'label_kind="fsq" have no codebook.'
+            )
         check_levels(self.fsq_levels)
         for name in ("fsq_hidden_size", "fsq_num_hidden_layers"):
             if getattr(self, name) < 1:

@@ -8,7 +8,7 @@ of them says little else; whitening is what makes the labels say more.
 Shape letters: n vectors, I input features, D codebook dimension, C codebooks, N entries.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -45,9 +45,24 @@ class QuantizerLearning:
         return self.projection_kind != "random"
 
     @property
+    def learns(self) -> bool:
+        """Whether anything is learned."""
+        return self.estimates_projection or self.codebook_refinements > 0
+
+    @property
     def first_refined_update(self) -> int:
         """Updates before the first whose frames may move entries: until then the projection changes."""
         return self.projection_updates if self.estimates_projection else 0
+
+    @property
+    def last_refined_update(self) -> int:
+        """Updates after which nothing changes any more."""
+        return self.first_refined_update + self.codebook_refinements * self.codebook_refinement_interval
+
+    def until(self, updates: int) -> "QuantizerLearning":
+        """The same, without the moves of the entries that come after so many updates."""
+        moves = max(0, updates - self.first_refined_update) // self.codebook_refinement_interval
+        return replace(self, codebook_refinements=min(moves, self.codebook_refinements))
 
     @property
     def window(self) -> int:
@@ -150,7 +165,7 @@ class LearnedQuantizer(RandomProjectionQuantizer):
     @property
     def learns(self) -> bool:
         """Whether training can change the labels."""
-        return self.learning.estimates_projection or self.learning.codebook_refinements > 0
+        return self.learning.learns
 
     @property
     def soft_entries(self) -> torch.Tensor:
@@ -163,11 +178,12 @@ class LearnedQuantizer(RandomProjectionQuantizer):
             vectors = vectors - self.projection_mean
         return super().project(vectors)
 
-    def nearest(self, projected: torch.Tensor) -> torch.Tensor:
+    def nearest(self, projected: torch.Tensor, codebook: torch.Tensor | None = None) -> torch.Tensor:
         """The entry nearest to each projected vector: (C, n, D) -> (n, C) int64."""
+        codebook = self.codebook if codebook is None else codebook
         if self.learning.codebook_distance == "cosine":
-            return super().nearest(projected)
-        return torch.stack([nearest_entry(*pair) for pair in zip(projected, self.codebook, strict=True)], dim=-1)
+            return super().nearest(projected, codebook)
+        return torch.stack([nearest_entry(*pair) for pair in zip(projected, codebook, strict=True)], dim=-1)
 
     @torch.no_grad()
     def observe(self, vectors: torch.Tensor, weights: torch.Tensor) -> None:
@@ -271,14 +287,3 @@ class LearnedQuantizer(RandomProjectionQuantizer):
         beside = chosen + _RESEED_DISTANCE * chosen.norm(dim=-1, keepdim=True) * noise
         has_source = counts.gather(-1, rank) > 1
         return torch.where((dead & has_source)[..., None], beside, entries)
-
-
-def build_quantizer(config: Any, soft_input_dim: int | None = None) -> RandomProjectionQuantizer:
-    """The quantizer that a configuration with the fields of [`QuantizerConfig`] asks for; arguments as of
-    [`RandomProjectionQuantizer`].
-    """
-    learning = QuantizerLearning.of(config)
-    sizes = (config.stacked_size, config.codebook_size, config.codebook_dim, config.num_codebooks)
-    if not config.learns_labels and config.codebook_distance == "cosine":
-        return RandomProjectionQuantizer(*sizes, config.quantizer_seed, soft_input_dim)
-    return LearnedQuantizer(learning, *sizes, config.quantizer_seed, soft_input_dim)

@@ -14,8 +14,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_birq import BiRQConfig
+from .distilled_quantization import build_quantizer
 from .label_statistics import LabelUse, label_statistics, named
-from .learned_quantization import build_quantizer
 from .masking import FixedDraws, draw_span_mask
 from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
 from .modeling_ctc import ConformerForCTC
@@ -24,7 +24,7 @@ from .modeling_speech_ssl import normalize_over_frames
 from .quantization import FrameLabels, RandomProjectionQuantizer
 from .running_whitening import RunningWhitening
 
-_ONLY_FOR_PRETRAINING = [r"^quantizer\.", r"^\w+_use\.", r"^prediction_head\."]
+_ONLY_FOR_PRETRAINING = [r"^(second_)?quantizer\.", r"^\w+_use\.", r"^(second_)?prediction_head\."]
 
 
 @dataclass
@@ -46,6 +46,10 @@ class BiRQForPreTrainingOutput(ModelOutput):
         anchor_labels_used, anchor_label_perplexity, anchor_top_label_share, anchor_label_loudness: of the anchor
             labels over many updates, in training; see [`LabelUse`].
         enhanced_labels_used and so on: the same of the likeliest enhanced labels.
+        second_loss, second_accuracy, second_labels_used and so on: of the second label set, if there is one. Then the
+            losses against anchor labels are the means of both sets, and the other figures are of the first.
+        distillation_loss: error of the similarities of the copy's quantized frames, in training with distillation.
+        distillation_kmeans: mean squared difference between a feature of the projected frames and the copy's entries.
         logits: (n, C, N) at the masked frames, in the order of `mask_time_indices`; at all real frames with
             `unmasked_loss_weight`, and at all B * T where the model is compiled or exported in evaluation mode.
         hidden_states, attentions: of the masked pass, as the encoder returns them.
@@ -69,6 +73,14 @@ class BiRQForPreTrainingOutput(ModelOutput):
     enhanced_label_perplexity: torch.Tensor | None = None
     enhanced_top_label_share: torch.Tensor | None = None
     enhanced_label_loudness: torch.Tensor | None = None
+    second_loss: torch.Tensor | None = None
+    second_accuracy: torch.Tensor | None = None
+    second_labels_used: torch.Tensor | None = None
+    second_label_perplexity: torch.Tensor | None = None
+    second_top_label_share: torch.Tensor | None = None
+    second_label_loudness: torch.Tensor | None = None
+    distillation_loss: torch.Tensor | None = None
+    distillation_kmeans: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
@@ -114,11 +126,14 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
     within 100 updates on synthetic speech. Normalized over frames it takes longer: within 300 updates the labels have
     a perplexity of 2 to 4 of 1,024, because the projected directions go flat. `whiten_enhanced_labels` stretches them
     again; `enhanced_label_perplexity` shows the effect.
+
+    A second label set and the distillation of the first are those of Xu et al., arXiv 2606.30671: see
+    [`QuantizerConfig`].
     """
 
     def __init__(self, config: BiRQConfig):
         statistics = ["anchor_use", "enhanced_use"] if config.enhanced_loss_weight else ["anchor_use"]
-        self._keep_in_fp32_modules_strict = ["quantizer", *statistics]
+        self._keep_in_fp32_modules_strict = ["quantizer", "second_quantizer", "second_use", *statistics]
         super().__init__(config)
         self.encoder = BiRQModel(config)
         self.quantizer = build_quantizer(config, soft_input_dim=config.hidden_size)
@@ -128,6 +143,8 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
             if config.whiten_enhanced_labels:
                 self.quantizer.whitening = RunningWhitening(config.num_codebooks, config.codebook_dim)
         self.prediction_head = nn.Linear(config.hidden_size, config.num_codebooks * config.codebook_size)
+        if config.second_codebook_size:
+            self.build_second_labels()
         self.post_init()
 
     @can_return_tuple
@@ -154,10 +171,7 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
         """
         stacked, frame_mask = self.encoder.stack_frames(input_features, attention_mask)
         draws, real = self.fixed_draws(stacked), self.real_frames(stacked, frame_mask)
-        if mask_time_indices is None:
-            masked = draw_span_mask(real, self.config.mask_start_prob, self.config.mask_length, draws)
-        else:
-            masked = self.check_mask(mask_time_indices, real)
+        masked = self.masked_frames(mask_time_indices, real, draws)
         frames = self.label_frames(stacked, frame_mask)
         self.teach(self.quantizer, frames, real)
         rows = self.predicted_rows(real if self.config.unmasked_loss_weight else masked)  # (n,), among the B * T
@@ -165,7 +179,8 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
         anchors = self.quantizer.labels(frames.flatten(0, 1)[rows])  # (n, C)
         wants = self.wants(output_hidden_states, output_attentions)
         masked_input = self.replace_by_noise(stacked, masked, draws)
-        masked_pass, label_states = self.encode(stacked, masked_input, frame_mask, wants)
+        block_outputs: dict[int, torch.Tensor] = {}
+        masked_pass, label_states = self.encode(stacked, masked_input, frame_mask, wants, block_outputs)
         assert masked_pass.last_hidden_state is not None
         encoded = masked_pass.last_hidden_state.flatten(0, 1)[rows]
         logits = self.prediction_head(encoded).view(*anchors.shape, self.config.codebook_size)  # (n, C, N)
@@ -174,12 +189,16 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
         count = masked.sum()
         terms = count.clamp_min(1) * self.config.num_codebooks
         anchor_terms = -log_probs.gather(-1, anchors[..., None])[..., 0]  # (n, C)
-        anchor_loss = (anchor_terms * weights[:, None]).sum() / terms
-        loss = self.config.anchor_loss_weight * anchor_loss
         hits = (logits.argmax(-1) == anchors) * weights[:, None]
         diagnostics = label_statistics(anchors, self.config.codebook_size, weights)
         loud = stacked.flatten(0, 1)[rows]
         diagnostics |= named("anchor", self.describe_use(self.anchor_use, anchors, loud, weights))
+        if self.config.second_codebook_size:
+            self.teach(self.second_quantizer, frames, real)
+            second_terms, second = self.predict_second(encoded, frames.flatten(0, 1)[rows], loud, weights)
+            anchor_terms, diagnostics = (anchor_terms + second_terms) / 2, diagnostics | second
+        anchor_loss = (anchor_terms * weights[:, None]).sum() / terms
+        loss = self.config.anchor_loss_weight * anchor_loss
         if self.config.unmasked_loss_weight:
             others = (real & ~masked).flatten()[rows].float() * self.config.unmasked_frame_weight
             unmasked_loss = (anchor_terms * others[:, None]).sum() / terms
@@ -195,6 +214,9 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
             diagnostics |= {"enhanced_loss": enhanced_loss.detach(), **describe_soft_labels(labels.detach(), weights)}
             use = self.describe_use(self.enhanced_use, self.quantizer.likeliest(states), loud, weights)
             diagnostics |= named("enhanced", use)
+        if self.distills:
+            distillation_loss, distillation = self.distill(frames, block_outputs, masked, real)
+            loss, diagnostics = loss + distillation_loss, diagnostics | distillation
         return BiRQForPreTrainingOutput(
             loss=loss,
             num_masked_frames=count,
@@ -213,10 +235,14 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
         attention_mask: torch.Tensor | None = None,
         seeded_only: bool = False,
     ) -> tuple[dict[str, FrameLabels], torch.Tensor]:
-        """Anchor labels and, unless this is BEST-RQ, the likeliest enhanced labels, of every frame of a batch."""
+        """Anchor labels, those of the second set if there is one, and, unless this is BEST-RQ, the likeliest enhanced
+        labels, of every frame of a batch.
+        """
         stacked, frame_mask = self.encoder.stack_frames(input_features, attention_mask)
         learned = seeded_only and self.quantizer.learns
         made = {} if learned else {"anchor": self.anchor_labels(stacked, frame_mask)}
+        if self.config.second_codebook_size and not (seeded_only and self.second_quantizer.learns):
+            made["second"] = self.second_labels(stacked, frame_mask)
         if self.config.enhanced_loss_weight and not seeded_only:
             projected = self.encoder.project(stacked)
             states = self.encoder.run_layers(projected, frame_mask, stop=self.config.enhanced_label_layer)
@@ -237,6 +263,14 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
         shape, sizes = label_states.shape[:2], [self.config.codebook_size] * self.config.num_codebooks
         return FrameLabels(ids.unflatten(0, shape), sizes)
 
+    def masked_frames(
+        self, mask_time_indices: torch.Tensor | None, real: torch.Tensor, draws: FixedDraws | None
+    ) -> torch.Tensor:
+        """The frames that a caller masks, or a draw: (B, T) bool."""
+        if mask_time_indices is not None:
+            return self.check_mask(mask_time_indices, real)
+        return draw_span_mask(real, self.config.mask_start_prob, self.config.mask_length, draws)
+
     def sample_mask(self, frame_mask: torch.Tensor, generator: torch.Generator | None = None) -> dict[str, Any]:
         """Spans of `mask_length` frames, as the argument `mask_time_indices` of `forward`."""
         config = self.config
@@ -251,24 +285,34 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
         return torch.where(masked[..., None], noise * self.config.mask_noise_std, stacked)
 
     def encode(
-        self, clean: torch.Tensor, masked: torch.Tensor, frame_mask: torch.Tensor | None, wants: dict[str, bool]
+        self,
+        clean: torch.Tensor,
+        masked: torch.Tensor,
+        frame_mask: torch.Tensor | None,
+        wants: dict[str, bool],
+        block_outputs: dict[int, torch.Tensor],
     ) -> tuple[BaseModelOutput, torch.Tensor | None]:
-        """Encoder output of the masked input and block k's output for the clean one (`None` in BEST-RQ mode)."""
+        """Encoder output of the masked input and block k's output for the clean one (`None` in BEST-RQ mode).
+
+        If a codebook is distilled, `block_outputs` gets the blocks' outputs of the masked input, by number.
+        """
         encoder, k = self.encoder, self.config.enhanced_label_layer
+        kept = block_outputs if self.distills else None
         apart = self.config.detach_enhanced_labels or any(wants.values())
         if self.config.enhanced_loss_weight == 0 or apart:
             # The masked pass comes first: autocast keeps its casts of the weights, and those must carry gradients.
             masked_pass = encoder.record_layers(
-                encoder.project(masked), frame_mask=frame_mask, return_dict=True, **wants
+                encoder.project(masked), frame_mask=frame_mask, block_outputs=kept, return_dict=True, **wants
             )
             if self.config.enhanced_loss_weight == 0:
                 return masked_pass, None
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.detach_enhanced_labels):
                 return masked_pass, encoder.run_layers(encoder.project(clean), frame_mask, stop=k)
         both_masks = None if frame_mask is None else frame_mask.repeat(2, 1)
-        both = encoder.run_layers(encoder.project(torch.cat([masked, clean])), both_masks, stop=k)
+        both = encoder.run_layers(encoder.project(torch.cat([masked, clean])), both_masks, stop=k, block_outputs=kept)
+        block_outputs.update({number: states.chunk(2)[0] for number, states in block_outputs.items()})
         hidden_states, label_states = both.chunk(2)
-        encoded = encoder.run_layers(hidden_states, frame_mask, start=k)
+        encoded = encoder.run_layers(hidden_states, frame_mask, start=k, block_outputs=kept)
         return BaseModelOutput(last_hidden_state=encoded), label_states
 
     def teach_whitening(self, label_states: torch.Tensor, weights: torch.Tensor) -> None:

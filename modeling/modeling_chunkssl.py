@@ -17,9 +17,9 @@ from transformers.utils.generic import merge_with_config_defaults
 
 from .cache import ConformerCache
 from .configuration_chunkssl import ChunkSSLConfig
+from .distilled_quantization import build_quantizer
 from .label_statistics import LabelUse, distinct_counts, perplexity
 from .layouts import ChunkLayout, StreamingLayout
-from .learned_quantization import build_quantizer
 from .masking import draw_chunk_mask
 from .modeling_conformer import (
     ConformerModel,
@@ -37,7 +37,10 @@ from .quantization import (
     reset_frozen_layer,
 )
 
-_ONLY_FOR_PRETRAINING = [r"^quantizer\.", r"^\w+_use\.", r"^tokenizer\.", r"^prediction_head\.", r"^mask_vector$"]
+_ONLY_FOR_PRETRAINING = [
+    *(r"^(second_)?quantizer\.", r"^\w+_use\.", r"^tokenizer\.", r"^(second_)?prediction_head\."),
+    r"^mask_vector$",
+]
 _MOST_COUNTED_LABELS = 65_537  # a prime, so that folding mixes the channels of a tokenizer
 
 
@@ -55,6 +58,10 @@ class ChunkSSLForPreTrainingOutput(ModelOutput):
         unmasked_loss: cross-entropy at the frames that are not masked, as it is part of `loss`; `None` without.
         labels_used, label_perplexity, top_label_share, label_loudness: of the labels over many updates, in training;
             see [`LabelUse`].
+        second_loss, second_accuracy, second_labels_used and so on: of the second label set, if there is one. Then the
+            loss is the mean of both sets', and the other figures are of the first.
+        distillation_loss: error of the similarities of the copy's quantized frames, in training with distillation.
+        distillation_kmeans: mean squared difference between a feature of the projected frames and the copy's entries.
         chunk_duration_ms: duration of this step's chunks.
         logits: (n, sum of the channels' sizes) at the masked frames; at all real frames and their copies with
             `unmasked_loss_weight`, and at all of both where the model is compiled or exported in evaluation mode.
@@ -73,6 +80,14 @@ class ChunkSSLForPreTrainingOutput(ModelOutput):
     label_perplexity: torch.Tensor | None = None
     top_label_share: torch.Tensor | None = None
     label_loudness: torch.Tensor | None = None
+    second_loss: torch.Tensor | None = None
+    second_accuracy: torch.Tensor | None = None
+    second_labels_used: torch.Tensor | None = None
+    second_label_perplexity: torch.Tensor | None = None
+    second_top_label_share: torch.Tensor | None = None
+    second_label_loudness: torch.Tensor | None = None
+    distillation_loss: torch.Tensor | None = None
+    distillation_kmeans: torch.Tensor | None = None
     chunk_duration_ms: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
@@ -277,7 +292,8 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
     tokenizer_fields = ("num_mel_bins", "frame_stacking", "fsq_levels", "fsq_hidden_size", "fsq_num_hidden_layers")
 
     def __init__(self, config: ChunkSSLConfig):
-        self._keep_in_fp32_modules_strict = ["label_use", "tokenizer" if config.label_kind == "fsq" else "quantizer"]
+        labelers = ["tokenizer"] if config.label_kind == "fsq" else ["quantizer", "second_quantizer", "second_use"]
+        self._keep_in_fp32_modules_strict = ["label_use", *labelers]
         super().__init__(config)
         self.encoder = ChunkSSLModel(config)
         self.mask_vector = nn.Parameter(torch.empty(config.hidden_size))
@@ -288,6 +304,8 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
             self.quantizer = build_quantizer(config)
             self.label_use = LabelUse(config.num_codebooks, config.codebook_size)
         self.prediction_head = nn.Linear(config.hidden_size, sum(config.label_sizes))
+        if config.second_codebook_size:
+            self.build_second_labels()
         self.post_init()
 
     def load_tokenizer(self, fsq: FSQModel) -> None:
@@ -342,7 +360,8 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
         else:
             masked = self.check_mask(mask_time_indices, frame_mask)
         if self.config.label_kind == "random_projection":
-            self.teach(self.quantizer, self.label_frames(stacked, frame_mask), frame_mask)
+            label_frames = self.label_frames(stacked, frame_mask)
+            self.teach(self.quantizer, label_frames, frame_mask)
 
         # One chunk without end, where a single one holds every utterance.
         size = min(chunk_size, stacked.shape[1])
@@ -355,11 +374,25 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
         frames = layout.append_copies(self.encoder.project(stacked))
         frames = torch.where(replaced[..., None], self.mask_vector.to(frames.dtype), frames)
         wants = self.wants(output_hidden_states, output_attentions)
-        masked_pass = self.encoder.record_layers(frames, layout=layout, return_dict=True, **wants)
+        block_outputs: dict[int, torch.Tensor] = {}
+        kept = block_outputs if self.distills else None
+        masked_pass = self.encoder.record_layers(frames, layout=layout, block_outputs=kept, return_dict=True, **wants)
         encoded = masked_pass.last_hidden_state.flatten(0, 1)[rows]
         weights, others = replaced.flatten()[rows].float(), clean.flatten()[rows].float()
         predictions = self.predict(self.prediction_head(encoded), labels, weights, others)
         loud = layout.append_copies(stacked).flatten(0, 1)[rows]
+        if self.config.second_codebook_size:
+            self.teach(self.second_quantizer, label_frames, frame_mask)
+            vectors = layout.append_copies(label_frames).flatten(0, 1)[rows]
+            second_terms, second = self.predict_second(encoded, vectors, loud, weights)
+            counted = weights + self.config.unmasked_frame_weight * others
+            second_loss = (second_terms.sum(-1) @ counted) / weights.sum().clamp_min(1)
+            predictions |= {"loss": (predictions["loss"] + second_loss) / 2, **second}
+        if self.distills:
+            outputs = {number: layout.base_frames(block) for number, block in block_outputs.items()}
+            masked[:, :chunk_size] = False  # the first chunk has no copy
+            distillation_loss, distillation = self.distill(label_frames, outputs, masked, frame_mask)
+            predictions |= {"loss": predictions["loss"] + distillation_loss, **distillation}
         states = masked_pass.hidden_states
         return ChunkSSLForPreTrainingOutput(
             **predictions,
@@ -399,13 +432,17 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
         """The labels of every frame of a batch; those of a tokenizer as its channels."""
         stacked, frame_mask = self.encoder.stack_frames(input_features, attention_mask)
         frame_mask = self.real_frames(stacked, frame_mask)
-        if seeded_only and (self.config.label_kind == "fsq" or self.quantizer.learns):
-            return {}, frame_mask
+        made: dict[str, FrameLabels] = {}
         if self.config.label_kind == "fsq":
-            labels = FrameLabels(self.tokenizer(stacked, frame_mask), list(self.config.fsq_levels), are_channels=True)
-        else:
-            labels = FrameLabels(self.label(stacked, frame_mask), self.config.label_sizes)
-        return {self.config.label_kind: labels}, frame_mask
+            if not seeded_only:
+                digits = self.tokenizer(stacked, frame_mask)
+                made["fsq"] = FrameLabels(digits, list(self.config.fsq_levels), are_channels=True)
+            return made, frame_mask
+        if not (seeded_only and self.quantizer.learns):
+            made["random_projection"] = FrameLabels(self.label(stacked, frame_mask), self.config.label_sizes)
+        if self.config.second_codebook_size and not (seeded_only and self.second_quantizer.learns):
+            made["second"] = self.second_labels(stacked, frame_mask)
+        return made, frame_mask
 
     def label(self, stacked: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
         """Labels of the unmasked frames: (B, T, stacked_size) -> (B, T, R) int64, below `label_sizes`."""

@@ -309,6 +309,7 @@ class ConformerModel(ConformerPreTrainedModel):
         start: int = 0,
         stop: int | None = None,
         layout: Layout | None = None,
+        block_outputs: dict[int, torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """Run blocks `start` to `stop` (not included): (B, L, D) -> (B, L, D).
@@ -317,13 +318,16 @@ class ConformerModel(ConformerPreTrainedModel):
             hidden_states: frames in the order of the layout.
             frame_mask: (B, T) bool, of whole utterances; not with a layout, which has its own.
             layout: whole utterances, if absent.
+            block_outputs: gets the output of every block that was run, (B, L, D), by its number, from 1.
         """
         layout = self.whole_layout(hidden_states, frame_mask) if layout is None else layout
         attention_mask = self.make_attention_mask(hidden_states, layout)
         position_embeddings = self.rotary(layout.positions(hidden_states.device))
-        for layer in self.layers[start:stop]:
+        for number, layer in enumerate(self.layers[start:stop], start + 1):
             output = layer(hidden_states, attention_mask, position_embeddings, layout, **kwargs)
             hidden_states = self.skip_at_random(output, hidden_states)
+            if block_outputs is not None:
+                block_outputs[number] = hidden_states
         return hidden_states
 
     def make_attention_mask(self, hidden_states: torch.Tensor, layout: Layout) -> Any:

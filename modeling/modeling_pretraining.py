@@ -6,10 +6,14 @@ Shape letters: B batch, T encoder frames, I stacked features, D hidden size, n p
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 
-from .label_statistics import LabelUse
+from .distilled_quantization import DistilledQuantizer, build_second_quantizer
+from .label_statistics import LabelUse, named
 from .masking import FixedDraws
 from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
+from .modeling_speech_ssl import normalize_over_frames
 from .quantization import FrameLabels, Quantizer
 from .running_whitening import RunningWhitening
 
@@ -21,6 +25,8 @@ class MaskedPredictionModel(ConformerPreTrainedModel):
     """
 
     encoder: ConformerModel
+    quantizer: Any
+    second_quantizer: Any
     _keys_to_ignore_on_load_missing = [r"^\w+_use\."]  # of checkpoints saved before there were statistics of label use
 
     def make_labels(
@@ -119,6 +125,68 @@ class MaskedPredictionModel(ConformerPreTrainedModel):
         if self.begins_update():
             quantizer.update()
         quantizer.observe(vectors, weights)
+
+    def build_second_labels(self) -> None:
+        """Make the quantizer, the statistics and the head of the second label set."""
+        num_codebooks, size = self.config.num_codebooks, self.config.second_codebook_size
+        self.second_quantizer = build_second_quantizer(self.config)
+        self.second_use = LabelUse(num_codebooks, size)
+        self.second_prediction_head = nn.Linear(self.config.hidden_size, num_codebooks * size)
+
+    @torch.no_grad()
+    def second_labels(self, stacked: torch.Tensor, frame_mask: torch.Tensor | None) -> FrameLabels:
+        """The second set's labels of every frame: (B, T, I), (B, T) bool -> ids (B, T, C)."""
+        ids = self.second_quantizer.labels(self.label_frames(stacked, frame_mask).flatten(0, 1))
+        sizes = [self.config.second_codebook_size] * self.config.num_codebooks
+        return FrameLabels(ids.unflatten(0, stacked.shape[:2]), sizes)
+
+    def predict_second(
+        self, encoded: torch.Tensor, vectors: torch.Tensor, loud: torch.Tensor, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Cross-entropies against the second set's labels, (n, C), and their diagnostics.
+
+        Args:
+            encoded: (n, D), the encoder's outputs.
+            vectors, loud: (n, I), the frames as they are labeled, and as they came.
+            weights: (n,), 1 where a frame is masked.
+        """
+        labels = self.second_quantizer.labels(vectors)
+        logits = self.second_prediction_head(encoded).view(*labels.shape, self.config.second_codebook_size)
+        losses = -F.log_softmax(logits, dim=-1, dtype=torch.float32).gather(-1, labels[..., None])[..., 0]
+        hits, terms = (logits.argmax(-1) == labels).float(), weights.sum().clamp_min(1)
+        diagnostics = {
+            "loss": (losses.detach().mean(-1) * weights).sum() / terms,
+            "accuracy": (hits.mean(-1) * weights).sum() / terms,
+        }
+        return losses, named("second", diagnostics | self.describe_use(self.second_use, labels, loud, weights))
+
+    @property
+    def distills(self) -> bool:
+        """Whether this forward pass distills a codebook."""
+        return self.training and bool(self.config.distillation_loss_weight)
+
+    def distill(
+        self, frames: torch.Tensor, block_outputs: dict[int, torch.Tensor], masked: torch.Tensor, real: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The weighted loss of codebook distillation (Xu et al., arXiv 2606.30671), and its diagnostics.
+
+        An utterance counts as much as it has masked frames, as in the loss of the prediction, so that batches can be
+        divided among processes and accumulation steps. Before the start and after the last replacement the weight is
+        0, and the copy has zero gradients: every process expects some. Xu et al. do not say over what the blocks'
+        outputs are normalized; here each feature is, over the frames of its utterance that are not masked.
+
+        Args:
+            frames: (B, T, I), as they are labeled.
+            block_outputs: (B, T, D) each, of the masked pass.
+            masked, real: (B, T) bool.
+        """
+        quantizer: DistilledQuantizer = self.quantizer
+        shown, counts = real & ~masked, masked.sum(1)
+        outputs = [normalize_over_frames(block_outputs[k].detach(), shown) for k in self.config.distilled_layers]
+        losses = quantizer.distillation_losses(frames, torch.stack(outputs).mean(0), shown)
+        error, kmeans = ((loss * counts).sum() / counts.sum().clamp_min(1) for loss in losses)
+        loss = quantizer.loss_weight() * (error + self.config.distillation_kmeans_weight * kmeans)
+        return loss, {"distillation_loss": error.detach(), "distillation_kmeans": kmeans.detach()}
 
     def describe_use(
         self, use: LabelUse, labels: torch.Tensor, frames: torch.Tensor, weights: torch.Tensor

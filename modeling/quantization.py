@@ -198,9 +198,13 @@ class RandomProjectionQuantizer(Float32Buffers):
         """Vectors in the codebooks' space, not normalized: (n, I) -> (C, n, D)."""
         return torch.einsum("ni,cid->cnd", vectors, self.projection)
 
-    def nearest(self, projected: torch.Tensor) -> torch.Tensor:
-        """The entry nearest to each projected vector, both L2-normalized: (C, n, D) -> (n, C) int64."""
-        projected, entries = F.normalize(projected, dim=-1), F.normalize(self.codebook, dim=-1)
+    def nearest(self, projected: torch.Tensor, codebook: torch.Tensor | None = None) -> torch.Tensor:
+        """The entry nearest to each projected vector, both L2-normalized: (C, n, D) -> (n, C) int64.
+
+        The entries are those of `codebook`, (C, N, D), if it is given.
+        """
+        codebook = self.codebook if codebook is None else codebook
+        projected, entries = F.normalize(projected, dim=-1), F.normalize(codebook, dim=-1)
         return torch.stack([nearest_entry(*pair) for pair in zip(projected, entries, strict=True)], dim=-1)
 
     @property

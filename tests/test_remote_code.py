@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from families import HEADS, Family, every_family, example_batch, run
 from helpers import speech_like, tiny_birq
@@ -169,11 +170,19 @@ def test_remote_code_of_the_tokenizer(tmp_path):
     assert {file.name for file in second.glob("*.py")} == {file.name for file in first.glob("*.py")}
 
 
-def test_remote_code_goes_on_learning_its_labels(tmp_path):
+@pytest.mark.parametrize(
+    "moves",
+    [
+        {"codebook_refinements": 1, "codebook_refinement_interval": 2},
+        {"distillation_loss_weight": 0.5, "codebook_replacements": [3], "second_codebook_size": 10},
+    ],
+    ids=["refined", "distilled"],
+)
+def test_remote_code_goes_on_learning_its_labels(moves: dict, tmp_path):
     """The folder is saved between the estimate of the projection and the one move of the entries."""
     first, second = tmp_path / "first", tmp_path / "second"
     fields = {"projection_kind": "whitened", "projection_updates": 1, "whiten_enhanced_labels": True}
-    model = BiRQForPreTraining(tiny_birq(**fields, codebook_refinements=1, codebook_refinement_interval=2))
+    model = BiRQForPreTraining(tiny_birq(**fields, **moves))
     update_twice(model, *example_batch())
     model.save_pretrained(first)
     torch.save(example_batch(), first / "inputs.pt")

@@ -53,10 +53,10 @@ class Line:
 
 def _of_kinds(figure: str) -> tuple[str, ...]:
     """The names of a figure of the labels, which the log has for each kind of them."""
-    return figure, f"anchor_{figure}", f"enhanced_{figure}"
+    return figure, f"anchor_{figure}", f"enhanced_{figure}", f"second_{figure}"
 
 
-LOSS = Panel("loss", "nats", ("loss", "anchor_loss", "enhanced_loss"), "loss")
+LOSS = Panel("loss", "nats", ("loss", "anchor_loss", "enhanced_loss", "second_loss"), "loss")
 SQUARED_ERROR = Panel("loss", "mean squared error", ("loss",), "loss")
 PANELS = (
     # A constant guess reaches the share of the commonest label.
@@ -75,6 +75,7 @@ PANELS = (
         (*_of_kinds("label_perplexity"), "codebook_perplexity", "enhanced_perplexity", "level_perplexity"),
     ),
     Panel("use of the labels", "%", ("codebook_usage", "level_usage", "distinct_labels"), None, 100.0),
+    Panel("error of the similarities in distillation", "", ("distillation_loss",)),
     Panel("learning rate", "", ("learning_rate",)),
 )
 

@@ -288,4 +288,4 @@ def label_name(kind: str, config: Any) -> str:
     """A kind of label as people read it."""
     if kind == "enhanced":
         return f"enhanced (block {config.enhanced_label_layer})"
-    return {"fsq": "FSQ"}.get(kind, kind.replace("_", " "))
+    return {"fsq": "FSQ", "second": "second label set"}.get(kind, kind.replace("_", " "))
