@@ -33,7 +33,7 @@ def test_the_committed_page_is_what_the_command_writes(tmp_path, capsys):
 
 def test_the_sizes_are_those_of_real_models():
     count = BiRQModel(BiRQConfig.from_preset("birq-tiny")).num_parameters()
-    sizes = re.search(r"\| parameters of the encoder \| +([^|]+?) \|", PAGE.read_text())
+    sizes = re.search(r"\| parameters of the encoder +\| +([^|]+?) \|", PAGE.read_text())
     assert sizes and sizes[1] == count_text(count)
 
 
