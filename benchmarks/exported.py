@@ -1,11 +1,11 @@
-"""A streaming step outside of torch: onnxruntime in float32 and int8 beside torch, plain, packed and compiled.
+"""A streaming step outside of torch: onnxruntime in float32 and int8 beside torch, plain, packed, int8 and compiled.
 
     python benchmarks/exported.py [--threads 2] [--repeats 5] [--quick]
 
 The step of `hf-speech-ssl export`: chunk and look-ahead of 320 ms, 5.12 s of left context in a cache of fixed size,
 CTC head, one stream. Features are made beforehand. "packed" is what `hf-speech-ssl stream` runs on a CPU, with its
-growing cache; "compiled" is torch.compile with inductor's freezing. Processor time counts all threads, and is what is
-left to compare on a machine that others use too.
+growing cache; "int8" is torch's dynamic quantization of plain layers; "compiled" is torch.compile with inductor's
+freezing. Processor time counts all threads, and is what is left to compare on a machine that others use too.
 """
 
 import shutil
@@ -19,6 +19,7 @@ from common import SIZES, argument_parser, machine, markdown, percentile, serve,
 
 CHUNK_MS, LEFT_CONTEXT_MS = 320, 5120
 SECONDS = 60.0  # of audio per turn
+KINDS = ["plain", "packed", "int8", "compiled", "onnx float32", "onnx int8"]
 
 
 # --- in the process of one configuration ---
@@ -48,11 +49,16 @@ class Steps:
         self.features = torch.randn(1, int(seconds * 100), 80)
 
     def torch(self, kind: str, folder: Path, threads: int):
-        """Steps of the model as it is, or packed."""
+        """Steps of the model as it is, packed, or with its linear layers quantized by torch."""
+        import torch
+
         from hf_speech_ssl.recognition.packing import pack_layers
 
         model = build_recognizer().model
-        model = pack_layers(model) if kind == "packed" else model
+        if kind == "packed":
+            model = pack_layers(model)
+        elif kind == "int8":
+            model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
 
         def step(features, cache):
             chunk, ahead = features.split(CHUNK_MS // 10, dim=1)
@@ -144,7 +150,7 @@ def export_both(folder: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = argument_parser(__doc__, repeats=5)
-    parser.add_argument("--kinds", nargs="+", default=["plain", "packed", "compiled", "onnx float32", "onnx int8"])
+    parser.add_argument("--kinds", nargs="+", default=KINDS)
     parser.add_argument("--quick", action="store_true", help="short passes, to see that it runs")
     options = parser.parse_args()
     if options.serve:

@@ -9,6 +9,7 @@ Whole utterances, and, for a model that streams, chunks of 320 ms through the ex
 
 import argparse
 import runpy
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -50,11 +51,14 @@ def transcripts(recognizer, reader, folder: Path) -> list:
     """References and hypotheses of all utterances, in every way."""
     from hf_speech_ssl.evaluation import normalize_text
     from hf_speech_ssl.evaluation.scores import Transcript
-    from hf_speech_ssl.export.writing import export_model
+    from hf_speech_ssl.export.writing import export_model, quantize
 
+    files = export_model(recognizer, folder / "float32")["files"]
+    shutil.copytree(folder / "float32", folder / "int8")
+    for name in files.keys() - {"features"}:
+        quantize(folder / "int8" / files[name])
     ways = {}
     for precision in PRECISIONS:
-        export_model(recognizer, folder / precision, int8=precision == "int8")
         ways["whole", precision] = whole(folder / precision, recognizer.tokenizer)
         if recognizer.works_in_chunks:
             ways["320 ms", precision] = chunked(folder / precision)
