@@ -5,6 +5,9 @@ import base64
 import io
 import json
 import random
+import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -20,6 +23,7 @@ from test_streaming import CHUNK_MS, speech
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from hf_speech_ssl.cli import main
 from hf_speech_ssl.recognition.long_form import LongFormRecognizer
 from hf_speech_ssl.recognition.recognizer import Recognizer
 from hf_speech_ssl.recognition.streaming import StreamingBatch, StreamingTranscriber
@@ -137,6 +141,13 @@ def gone(service) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+@pytest.mark.parametrize(("stated", "asked", "chunks"), [(None, None, 64), (8, None, 8), (8, 2, 2), (None, 0, 0)])
+def test_what_a_stream_remembers_is_bounded(stated, asked, chunks):
+    service = build_service(babbler(left_context_chunks=stated), "tiny", CHUNK_MS, asked)
+    assert service.engine.batch.left_context_frames == 2 * chunks  # of 40 ms
+    service.engine.close()
 
 
 # --- the engine ---
@@ -511,3 +522,50 @@ def test_requests_are_counted_by_client(monkeypatch):
             assert refused.value.status == 429
     with pytest.raises(ValueError, match="max_streams must be above 0"):
         replace(Limits(), max_streams=0)
+
+
+# --- the command ---
+
+
+def test_the_command_refuses_what_cannot_be_served(tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "tokens").write_text("# none\n")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for arguments, message in (
+            (["--max_streams", "0"], "max_streams must be above 0, got 0"),
+            (["--tokens_file", str(tmp_path / "nowhere")], "There is no file"),
+            (["--tokens_file", str(tmp_path / "tokens")], "holds no token"),
+            (["--port", str(taken.getsockname()[1])], "Nothing can listen"),
+            (["--num_threads", "0"], "num_threads"),
+        ):
+            assert main(["serve", str(tmp_path / "model"), *arguments]) == 1
+            assert message in capsys.readouterr().err
+    assert main(["serve", str(tmp_path / "other")]) == 1
+    assert "no model folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_ends_by_sigterm_without_an_error(recognizer, tmp_path):
+    recognizer.model.save_pretrained(tmp_path)
+    recognizer.processor.save_pretrained(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "hf_speech_ssl.cli", "serve", str(tmp_path), "--port", str(port)]
+    process = subprocess.Popen([*command, "--served_model_name", "tiny"], stderr=subprocess.PIPE, text=True)
+    for _ in range(1000):
+        try:
+            assert httpx.get(f"http://127.0.0.1:{port}/health").json()["model"] == "tiny"
+            break
+        except httpx.ConnectError:
+            time.sleep(0.2)
+    client, samples = Client(port), samples_of(7)
+    client.begin()
+    client.append(samples)
+    process.terminate()
+    assert client.until(f"{TRANSCRIPTION}.completed")[-1]["usage"]["seconds"] == 1.0
+    assert process.wait(60) == 0
+    lines = process.stderr.read().splitlines()
+    assert [line for line in lines if "Serving tiny at" in line] and "Traceback" not in "".join(lines)

@@ -33,6 +33,13 @@ class ServeOptions:
     max_files: int = flag(8, "that are transcribed or wait for it")
     shutdown_seconds: float = flag(10.0, "that live streams get to end after SIGTERM or Ctrl-C")
 
+    def __post_init__(self) -> None:
+        if (self.num_threads is not None and self.num_threads < 1) or not self.shutdown_seconds > 0:
+            raise ValueError(
+                f"--num_threads and --shutdown_seconds must be above 0, got {self.num_threads} and "
+                f"{self.shutdown_seconds}."
+            )
+
 
 def serve(options: ServeOptions, loading: LoadingOptions) -> None:
     """Serve until Ctrl-C or SIGTERM.

@@ -19,10 +19,10 @@ from ..json_files import write_text
 from ..modeling.configuration_conformer import HOP_LENGTH
 from ..modeling.feature_extraction_speech_ssl import FRAME_LENGTH, SpeechSSLFeatureExtractor
 from ..recognition.recognizer import Recognizer
+from ..recognition.streaming import bounded_left_context
 from .graphs import Graph, StepGraph, make_feature_graph, make_step_graph, make_utterance_graph
 
 MANIFEST = "export.json"
-LEFT_CONTEXT_MS = 5120  # that a stream remembers, where the model's config sets no bound
 _SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 
 Format = Literal["onnx", "torch"]
@@ -120,8 +120,7 @@ def quantize(file: Path) -> None:
 
 def _step_graph(recognizer: Recognizer, chunk_duration_ms: int, left_context_chunks: int | None) -> Graph:
     config = recognizer.model.config
-    past = config.left_context_chunks if left_context_chunks is None else left_context_chunks
-    past = -(-LEFT_CONTEXT_MS // chunk_duration_ms) if past is None else past
+    past = bounded_left_context(config, chunk_duration_ms, left_context_chunks)
     if past < 1:
         raise ValueError(f"left_context_chunks must be at least 1 in an exported step, got {past}.")
     return make_step_graph(recognizer.model, config.chunk_frames(chunk_duration_ms), past)

@@ -27,6 +27,8 @@ from ..decoding import Decoder, GreedyDecoder, Hypothesis, StreamingText
 from ..modeling.cache import ConformerCache
 from .stream_input import StreamInput
 
+_LEFT_CONTEXT_MS = 5120  # that a stream remembers where neither its model nor anybody else says how much
+
 
 class Stream:
     """One stream of a `StreamingBatch`. A stream that nobody holds any more is let go, with its memory.
@@ -249,6 +251,15 @@ def _check_can_stream(model: PreTrainedModel, processor: ProcessorMixin, decoder
             f"A Wav2Vec2CTCTokenizer, which says where words end, is needed to stream, got "
             f"{type(processor.tokenizer).__name__}."
         )
+
+
+def bounded_left_context(config: Any, chunk_duration_ms: int, left_context_chunks: int | None = None) -> int:
+    """Chunks that a stream remembers where memory must not grow.
+
+    Those that are asked for; else as many as the model was made for; else those of 5.12 s.
+    """
+    past = config.left_context_chunks if left_context_chunks is None else left_context_chunks
+    return -(-_LEFT_CONTEXT_MS // chunk_duration_ms) if past is None else int(past)
 
 
 class StreamingTranscriber:

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
 
 from ..recognition.recognizer import Recognizer
-from ..recognition.streaming import StreamingBatch
+from ..recognition.streaming import StreamingBatch, bounded_left_context
 from .engine import Engine
 from .files import FORMATS, FileRequest, FileTranscriber, as_json, as_text
 from .limits import Access, Limits, Refused
@@ -70,7 +70,8 @@ def build_service(
 
     Args:
         model: the name that clients know it by.
-        chunk_duration_ms, left_context_chunks: as in [`StreamingBatch`]; for a model that streams.
+        chunk_duration_ms, left_context_chunks: as in [`StreamingBatch`], but with a bound on what a stream remembers
+            ([`bounded_left_context`]); for a model that streams.
         tokens: see [`Access`].
 
     Raises:
@@ -79,7 +80,8 @@ def build_service(
     limits, metrics = limits or Limits(), Metrics()
     engine = None
     if recognizer.works_in_chunks:
-        batch = StreamingBatch(recognizer.model, recognizer.processor, chunk_duration_ms, left_context_chunks)
+        past = bounded_left_context(recognizer.model.config, chunk_duration_ms, left_context_chunks)
+        batch = StreamingBatch(recognizer.model, recognizer.processor, chunk_duration_ms, past)
         engine = live = Engine(batch, chunk_duration_ms, limits.max_streams, metrics)
         metrics.watch(lambda: len(live.streams), lambda: sum(one.seconds_waiting for one in list(live.streams)))
     access = Access(tokens, limits.requests_per_minute)
