@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from .modeling.configuration_chunkssl import ChunkSSLConfig
     from .modeling.configuration_fsq import FSQConfig
     from .modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
-    from .modeling.modeling_birq import BiRQForCTC, BiRQForPreTraining, BiRQModel
-    from .modeling.modeling_chunkssl import ChunkSSLForCTC, ChunkSSLForPreTraining, ChunkSSLModel
+    from .modeling.modeling_birq import BiRQForCTC, BiRQForPreTraining, BiRQForRNNT, BiRQModel
+    from .modeling.modeling_chunkssl import ChunkSSLForCTC, ChunkSSLForPreTraining, ChunkSSLForRNNT, ChunkSSLModel
     from .modeling.modeling_fsq import FSQModel
 
 __version__ = "0.1.0"
@@ -26,10 +26,12 @@ __all__ = [
     "BiRQConfig",
     "BiRQForCTC",
     "BiRQForPreTraining",
+    "BiRQForRNNT",
     "BiRQModel",
     "ChunkSSLConfig",
     "ChunkSSLForCTC",
     "ChunkSSLForPreTraining",
+    "ChunkSSLForRNNT",
     "ChunkSSLModel",
     "FSQConfig",
     "FSQModel",

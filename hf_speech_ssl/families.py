@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Fields = tuple[str, ...]
 Labels = Mapping[str, Fields]
 
-HEADS = ("base", "pretraining", "ctc")
+HEADS = ("base", "pretraining", "ctc", "rnnt")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Family:
         model_type: as in config.json.
         name: for people.
         config: the configuration, as "module:Class" of `modeling/`.
-        models: the model classes in the same form, by head: "base", "pretraining", "ctc". A tokenizer has one class
+        models: the model classes in the same form, by head, see `HEADS`. A tokenizer has one class
             for "base" and "pretraining": it labels frames with the model that is trained.
         presets: what the names of its presets begin with.
         script: the recipe that pretrains it.
@@ -221,6 +221,7 @@ FAMILIES = (
             "base": "modeling_birq:BiRQModel",
             "pretraining": "modeling_birq:BiRQForPreTraining",
             "ctc": "modeling_birq:BiRQForCTC",
+            "rnnt": "modeling_birq:BiRQForRNNT",
         },
         presets="birq",
         script="pretraining_scripts/run_birq.py",
@@ -255,6 +256,7 @@ FAMILIES = (
             "base": "modeling_chunkssl:ChunkSSLModel",
             "pretraining": "modeling_chunkssl:ChunkSSLForPreTraining",
             "ctc": "modeling_chunkssl:ChunkSSLForCTC",
+            "rnnt": "modeling_chunkssl:ChunkSSLForRNNT",
         },
         presets="chunkssl",
         script="pretraining_scripts/run_chunkssl.py",

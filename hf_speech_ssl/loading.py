@@ -35,6 +35,7 @@ class CheckpointKind(Enum):
 
     PRETRAINING = "pretraining model"
     CTC = "CTC model"
+    TRANSDUCER = "transducer"
     LABEL_TOKENIZER = "label tokenizer"
     ENCODER_DECODER = "encoder with a decoder"
     ENCODER = "encoder"
@@ -78,12 +79,19 @@ class Checkpoint:
         """The family of this package that the model belongs to; `None` of other models."""
         return family_of(self.config.model_type)
 
+    @property
+    def writes_text(self) -> bool:
+        """Whether the model transcribes."""
+        return self.kind in (CheckpointKind.CTC, CheckpointKind.TRANSDUCER)
+
     @cached_property
     def kind(self) -> CheckpointKind:
         """What the model was trained to do. An adapter is named by what it makes of its base model: a CTC model."""
         names = self.config.architectures or []
         if self.adapter is not None or any(name.endswith("ForCTC") for name in names):
             return CheckpointKind.CTC
+        if any(name.endswith("ForRNNT") for name in names):
+            return CheckpointKind.TRANSDUCER
         if getattr(self.config, "is_encoder_decoder", False):
             return CheckpointKind.ENCODER_DECODER
         if any(name.endswith("ForPreTraining") for name in names):

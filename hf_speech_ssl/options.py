@@ -60,7 +60,7 @@ class ReadingOptions:
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How log-probabilities become text: by beam search with a language model or a lexicon, greedily without."""
+    """How a model's frames become text: by beam search with a language model or a lexicon, greedily without."""
 
     lm_path: str | Path | None = flag(None, "n-gram language model: ARPA (also .gz) or KenLM binary")
     lexicon_path: str | Path | None = flag(
@@ -69,7 +69,10 @@ class DecodingOptions:
     )
     lm_weight: float = flag(1.0, "weight of the language model")
     word_bonus: float = flag(0.0, "added to the score for every word: above 0 for more words, below for fewer")
-    beam_size: int = flag(50, "beam search: hypotheses kept after a frame")
+    beam_size: int | None = flag(
+        None,
+        "beam search: hypotheses kept after a frame; 50 by default, 8 with a transducer, which searches if given one",
+    )
 
 
 class OptionParser(ArgumentParser):

@@ -24,6 +24,7 @@ def register_with_auto_classes() -> None:
         AutoModel,
         AutoModelForCTC,
         AutoModelForPreTraining,
+        AutoModelForRNNT,
         AutoProcessor,
         Wav2Vec2Processor,
     )
@@ -39,6 +40,7 @@ def register_with_auto_classes() -> None:
             AutoModelForPreTraining.register(config, family.model_class("pretraining"))
         if "ctc" in family.models:
             AutoModelForCTC.register(config, family.model_class("ctc"))
+            AutoModelForRNNT.register(config, family.model_class("rnnt"))
             AutoProcessor.register(config, Wav2Vec2Processor)
 
 

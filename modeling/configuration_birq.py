@@ -20,6 +20,10 @@ _PRESETS: dict[str, dict[str, Any]] = {
         # of 120 ms (1 - 0.87^3 = 34 % of the frames) that are easier to fill in than the paper's 400 ms.
         "initializer_range": 0.04,
         "hidden_dropout": 0.0,
+        "decoder_hidden_size": 144,
+        "decoder_attention_heads": 4,
+        "decoder_intermediate_size": 576,
+        "joint_hidden_size": 256,
         "mask_start_prob": 0.13,
         "mask_length": 3,
         # k-means on whitened frames, and a loss on all frames: the first labels that made fine-tuning on real speech
@@ -87,6 +91,7 @@ class BiRQConfig(QuantizerConfig):
         "AutoModel": "modeling_birq.BiRQModel",
         "AutoModelForPreTraining": "modeling_birq.BiRQForPreTraining",
         "AutoModelForCTC": "modeling_birq.BiRQForCTC",
+        "AutoModelForRNNT": "modeling_birq.BiRQForRNNT",
     }
     _presets = _PRESETS
 

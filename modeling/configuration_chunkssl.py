@@ -22,6 +22,10 @@ _PRESETS: dict[str, dict[str, Any]] = {
         # Made to learn something within minutes: larger initial weights, as suit a narrow model, and no dropout.
         "initializer_range": 0.04,
         "hidden_dropout": 0.0,
+        "decoder_hidden_size": 144,
+        "decoder_attention_heads": 4,
+        "decoder_intermediate_size": 576,
+        "joint_hidden_size": 256,
         "fsq_levels": [5, 5, 5, 3, 3],
         "fsq_hidden_size": 128,
         "fsq_num_hidden_layers": 4,
@@ -96,6 +100,7 @@ class ChunkSSLConfig(QuantizerConfig):
         "AutoModel": "modeling_chunkssl.ChunkSSLModel",
         "AutoModelForPreTraining": "modeling_chunkssl.ChunkSSLForPreTraining",
         "AutoModelForCTC": "modeling_chunkssl.ChunkSSLForCTC",
+        "AutoModelForRNNT": "modeling_chunkssl.ChunkSSLForRNNT",
     }
     _presets = _PRESETS
 

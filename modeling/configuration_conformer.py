@@ -24,7 +24,8 @@ _CONSTRUCTOR_KEYWORDS = frozenset(
 _Config = TypeVar("_Config", bound="SpeechSSLConfig")
 _SIZES = """
     num_mel_bins frame_stacking hidden_size num_hidden_layers num_attention_heads intermediate_size conv_kernel_size
-    vocab_size mask_time_length mask_feature_length
+    vocab_size mask_time_length mask_feature_length decoder_hidden_size num_decoder_layers decoder_attention_heads
+    decoder_intermediate_size decoder_attention_window joint_hidden_size max_symbols_per_step loss_chunk_frames
     """.split()
 
 
@@ -142,7 +143,7 @@ class SpeechSSLConfig(PreTrainedConfig):
 class ConformerConfig(SpeechSSLConfig):
     r"""
     Sizes of the Conformer encoder (Gulati et al., arXiv 2005.08100; rotary positions instead of relative ones) and of
-    its CTC head. The families add what only they need; all configs are flat.
+    its CTC and transducer heads. The families add what only they need; all configs are flat.
 
     Args:
         hidden_size (`int`, defaults to 512): Width of the blocks.
@@ -160,10 +161,10 @@ class ConformerConfig(SpeechSSLConfig):
         layerdrop (`float`, defaults to 0.0): Probability that a training step skips a block.
         layer_norm_eps (`float`, defaults to 1e-5): Epsilon of the layer norms.
         rope_theta (`float`, defaults to 10000.0): Base of the rotary wavelengths.
-        vocab_size (`int`, defaults to 32): Outputs of the CTC head.
-        pad_token_id (`int`, defaults to 0): Padding token of the tokenizer and blank of CTC.
+        vocab_size (`int`, defaults to 32): Outputs of the CTC or transducer head.
+        pad_token_id (`int`, defaults to 0): Padding token of the tokenizer, and blank of CTC and of the transducer.
         ctc_loss_reduction (`str`, defaults to `"mean"`): `"mean"` (over utterances, each divided by its number of
-            labels) or `"sum"`.
+            labels) or `"sum"`; of the transducer's loss too.
         ctc_zero_infinity (`bool`, defaults to `True`): Whether utterances with more labels than frames count as zero
             instead of infinity.
         mask_time_prob (`float`, defaults to 0.05): SpecAugment in fine-tuning: share of the 10 ms frames that would be
@@ -173,7 +174,27 @@ class ConformerConfig(SpeechSSLConfig):
         mask_feature_prob (`float`, defaults to 0.1): The same along the mel bins.
         mask_feature_length (`int`, defaults to 8): Width of a masked band in mel bins.
         mask_feature_min_masks (`int`, defaults to 0): Least number of masked bands per utterance.
-        final_dropout (`float`, defaults to 0.0): Dropout of the encoder output before the CTC head.
+        num_time_masks (`int`, defaults to 0): SpecAugment with drawn lengths: time masks of each utterance, beside
+            those of `mask_time_prob`.
+        max_time_mask_share (`float`, defaults to 0.05): The longest of them, as a share of the utterance.
+        num_feature_masks (`int`, defaults to 0): The same along the mel bins.
+        max_feature_mask_width (`int`, defaults to 27): The widest of them, in mel bins.
+        final_dropout (`float`, defaults to 0.0): Dropout of the encoder output before the head.
+        decoder_kind (`str`, defaults to `"transformer"`): Prediction network of the transducer: causal
+            `"transformer"`, or `"lstm"`.
+        decoder_hidden_size (`int`, defaults to 512): Its width.
+        num_decoder_layers (`int`, defaults to 1): Its layers; the paper of Chunk SSL has 1 for recognition and 2 for
+            translation.
+        decoder_attention_heads (`int`, defaults to 8): Heads of its attention.
+        decoder_intermediate_size (`int`, defaults to 2048): Inner width of its feed-forward modules.
+        decoder_attention_window (`int`, defaults to 64): Tokens that one of its tokens sees, itself included, so that
+            the state of a stream does not grow with its text. The papers have no bound.
+        joint_hidden_size (`int`, defaults to 1024): Width of the joint network.
+        joint_act (`str`, defaults to `"tanh"`): Its activation.
+        max_symbols_per_step (`int`, defaults to 10): Tokens that decoding emits at one frame, at most.
+        loss_chunk_frames (`int`, defaults to 16): Encoder frames whose joint logits are in memory at once in training.
+        ctc_loss_weight (`float`, defaults to 0.0): Weight of a CTC loss beside the transducer's; above 0 the model has
+            a CTC head too, and loads as a CTC model.
     """
 
     hidden_size: int = 512
@@ -199,7 +220,22 @@ class ConformerConfig(SpeechSSLConfig):
     mask_feature_prob: float | int = 0.1
     mask_feature_length: int = 8
     mask_feature_min_masks: int = 0
+    num_time_masks: int = 0
+    max_time_mask_share: float | int = 0.05
+    num_feature_masks: int = 0
+    max_feature_mask_width: int = 27
     final_dropout: float | int = 0.0
+    decoder_kind: str = "transformer"
+    decoder_hidden_size: int = 512
+    num_decoder_layers: int = 1
+    decoder_attention_heads: int = 8
+    decoder_intermediate_size: int = 2048
+    decoder_attention_window: int = 64
+    joint_hidden_size: int = 1024
+    joint_act: str = "tanh"
+    max_symbols_per_step: int = 10
+    loss_chunk_frames: int = 16
+    ctc_loss_weight: float | int = 0.0
 
     @property
     def head_dim(self) -> int:
@@ -230,12 +266,34 @@ class ConformerConfig(SpeechSSLConfig):
             if name.endswith(("dropout", "_prob", "layerdrop")) and not 0 <= value < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {value}.")
 
+    def validate_spec_augment(self) -> None:
+        """Refuse masks of drawn lengths that cannot be drawn."""
+        for name in ("num_time_masks", "num_feature_masks", "max_feature_mask_width"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if not 0 <= self.max_time_mask_share <= 1:
+            raise ValueError(f"max_time_mask_share must lie in [0, 1], got {self.max_time_mask_share}.")
+
+    def validate_transducer(self) -> None:
+        """Refuse a transducer head that cannot be built."""
+        if self.decoder_kind not in ("transformer", "lstm"):
+            raise ValueError(f'decoder_kind must be "transformer" or "lstm", got "{self.decoder_kind}".')
+        if self.decoder_kind == "transformer" and self.decoder_hidden_size % (2 * self.decoder_attention_heads):
+            raise ValueError(
+                f"decoder_hidden_size / decoder_attention_heads must be an even whole number, got "
+                f"{self.decoder_hidden_size} / {self.decoder_attention_heads}."
+            )
+        if self.joint_act not in ACT2FN:
+            raise ValueError(f'joint_act must be one of {", ".join(sorted(ACT2FN))}, got "{self.joint_act}".')
+        if self.ctc_loss_weight < 0:
+            raise ValueError(f"ctc_loss_weight must not be negative, got {self.ctc_loss_weight}.")
+
     def validate_ctc(self) -> None:
         """Refuse a CTC set-up that the loss would not take."""
         if self.ctc_loss_reduction not in ("mean", "sum"):
             raise ValueError(f'ctc_loss_reduction must be "mean" or "sum", got "{self.ctc_loss_reduction}".')
         if not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(
-                f"pad_token_id is the CTC blank and must lie in [0, vocab_size), got {self.pad_token_id} of "
+                f"pad_token_id is the blank and must lie in [0, vocab_size), got {self.pad_token_id} of "
                 f"{self.vocab_size}."
             )

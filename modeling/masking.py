@@ -132,6 +132,31 @@ def draw_spec_augment_mask(
     return ((offset >= 0) & (offset < span_length)).any(1)
 
 
+def draw_varied_mask(
+    lengths: torch.Tensor, size: int, count: int, longest: torch.Tensor, source: RandomSource = None
+) -> torch.Tensor:
+    """SpecAugment along one axis as its paper has it: `count` spans, each of a length drawn from 0 to `longest`.
+
+    Both ends are included, and spans may overlap (Park et al., arXiv 1904.08779, section 2).
+
+    Args:
+        lengths: (B,) valid positions of each row.
+        size: positions of the axis.
+        count: spans of each row.
+        longest: (B,) positions in the longest span; the fraction is cut off.
+        source: of random numbers, on the device of `lengths`.
+
+    Returns:
+        (B, size) bool, true where a position is masked.
+    """
+    shape = (len(lengths), count)
+    spans = (_uniform(shape, lengths.device, source) * (longest.floor().minimum(lengths)[:, None] + 1)).floor()
+    room = lengths[:, None] - spans + 1
+    starts = (_uniform(shape, lengths.device, source) * room).floor()
+    offset = torch.arange(size, device=lengths.device) - starts[..., None]  # (B, count, size)
+    return ((offset >= 0) & (offset < spans[..., None])).any(1)
+
+
 def draw_chunk_mask(frame_mask: torch.Tensor, chunk_size: int, source: RandomSource = None) -> torch.Tensor:
     """The masks of Chunk SSL: half of every chunk but the first, in one piece.
 

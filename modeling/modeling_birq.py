@@ -20,6 +20,7 @@ from .masking import FixedDraws, draw_span_mask
 from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
 from .modeling_ctc import ConformerForCTC
 from .modeling_pretraining import MaskedPredictionModel
+from .modeling_rnnt import ConformerForRNNT
 from .modeling_speech_ssl import normalize_over_frames
 from .quantization import FrameLabels, RandomProjectionQuantizer
 from .running_whitening import RunningWhitening
@@ -106,6 +107,13 @@ class BiRQModel(BiRQPreTrainedModel, ConformerModel):
 
 class BiRQForCTC(BiRQPreTrainedModel, ConformerForCTC):
     """The BiRQ encoder with a CTC head for speech recognition."""
+
+    encoder_class = BiRQModel
+    _keys_to_ignore_on_load_unexpected = _ONLY_FOR_PRETRAINING
+
+
+class BiRQForRNNT(BiRQPreTrainedModel, ConformerForRNNT):
+    """The BiRQ encoder with a transducer head for speech recognition."""
 
     encoder_class = BiRQModel
     _keys_to_ignore_on_load_unexpected = _ONLY_FOR_PRETRAINING
@@ -351,3 +359,4 @@ def describe_soft_labels(labels: torch.Tensor, weights: torch.Tensor) -> dict[st
 BiRQModel.register_for_auto_class("AutoModel")
 BiRQForPreTraining.register_for_auto_class("AutoModelForPreTraining")
 BiRQForCTC.register_for_auto_class("AutoModelForCTC")
+BiRQForRNNT.register_for_auto_class("AutoModelForRNNT")

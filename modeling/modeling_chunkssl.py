@@ -26,9 +26,10 @@ from .modeling_conformer import (
     ConformerModelOutput,
     ConformerPreTrainedModel,
 )
-from .modeling_ctc import ConformerForCTC, ConformerForCTCOutput
+from .modeling_ctc import ConformerForCTC
 from .modeling_fsq import FSQModel, FSQTokenizer
 from .modeling_pretraining import MaskedPredictionModel
+from .modeling_rnnt import ConformerForRNNT
 from .quantization import (
     FrameLabels,
     FrozenModule,
@@ -240,8 +241,8 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
         return outputs
 
 
-class ChunkSSLForCTC(ChunkSSLPreTrainedModel, ConformerForCTC):
-    """The Chunk SSL encoder with a CTC head: one set of weights for every chunk size and for offline.
+class ChunkSSLFineTuningModel(ChunkSSLPreTrainedModel):
+    """What the heads that write text share: one set of weights for every chunk size and for offline.
 
     In training, a step whose call names no chunk size is streaming with probability `streaming_prob`, with a duration
     drawn from `streaming_durations_ms`, and offline otherwise.
@@ -257,8 +258,8 @@ class ChunkSSLForCTC(ChunkSSLPreTrainedModel, ConformerForCTC):
         labels: torch.Tensor | None = None,
         chunk_size: int | None = None,
         **kwargs: Any,
-    ) -> ConformerForCTCOutput:
-        """Compute logits, and the CTC loss where labels are given.
+    ) -> ModelOutput:
+        """Compute what the head computes, and its loss where labels are given.
 
         Args:
             labels: (B, length) token ids, padded with -100.
@@ -273,6 +274,14 @@ class ChunkSSLForCTC(ChunkSSLPreTrainedModel, ConformerForCTC):
         if torch.rand(()) >= self.config.streaming_prob:
             return 0
         return self.config.chunk_frames(draw(self.config.streaming_durations_ms))
+
+
+class ChunkSSLForCTC(ChunkSSLFineTuningModel, ConformerForCTC):
+    """The Chunk SSL encoder with a CTC head."""
+
+
+class ChunkSSLForRNNT(ChunkSSLFineTuningModel, ConformerForRNNT):
+    """The Chunk SSL encoder with a transducer head, as Tang and Tseng fine-tune theirs (section 4.1)."""
 
 
 class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
@@ -514,3 +523,4 @@ def draw(choices: list[int], generator: torch.Generator | None = None) -> int:
 ChunkSSLModel.register_for_auto_class("AutoModel")
 ChunkSSLForPreTraining.register_for_auto_class("AutoModelForPreTraining")
 ChunkSSLForCTC.register_for_auto_class("AutoModelForCTC")
+ChunkSSLForRNNT.register_for_auto_class("AutoModelForRNNT")

@@ -73,9 +73,9 @@ def eager_attention_forward(
 class RotaryEmbedding(nn.Module):
     """Angles of the rotary positions: positions (..., T) -> what `rotate` takes, (..., T, 1, head_dim) each."""
 
-    def __init__(self, config: ConformerConfig):
+    def __init__(self, head_dim: int, theta: float):
         super().__init__()
-        self.head_dim, self.theta = config.head_dim, config.rope_theta
+        self.head_dim, self.theta = head_dim, theta
 
     def forward(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         pairs = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float32)
@@ -243,7 +243,7 @@ class ConformerModel(ConformerPreTrainedModel):
     def __init__(self, config: ConformerConfig):
         super().__init__(config)
         self.feature_projection = nn.Linear(config.stacked_size, config.hidden_size)
-        self.rotary = RotaryEmbedding(config)
+        self.rotary = RotaryEmbedding(config.head_dim, config.rope_theta)
         self.layers = nn.ModuleList([ConformerLayer(config, index) for index in range(config.num_hidden_layers)])
         self.gradient_checkpointing = False
         self.post_init()

@@ -1,4 +1,4 @@
-"""The CTC head that all families share: logits, SpecAugment, loss, greedy decoding.
+"""What heads that write text share, and the CTC head: SpecAugment, logits, loss, greedy decoding.
 
 Shape letters: B batch, F feature frames (10 ms), T encoder frames, D hidden size, V vocabulary.
 """
@@ -14,7 +14,7 @@ from transformers.utils import can_return_tuple
 
 from .cache import ConformerCache
 from .configuration_conformer import ConformerConfig
-from .masking import draw_spec_augment_mask
+from .masking import draw_spec_augment_mask, draw_varied_mask
 from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
 
 
@@ -30,13 +30,64 @@ class ConformerForCTCOutput(CausalLMOutput):
         return self.cache
 
 
-class ConformerForCTC(ConformerPreTrainedModel):
+class ConformerFineTuningModel(ConformerPreTrainedModel):
+    """An encoder under a head that writes text: SpecAugment, the check of labels, and the CTC loss."""
+
+    encoder_class = ConformerModel
+
+    def spec_augment(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Mask spans of frames and bands of mel bins with 0, the mean of normalized features."""
+        config, (batch, frames, bins) = self.config, input_features.shape
+        lengths = torch.full((batch,), frames, device=input_features.device)
+        lengths = lengths if attention_mask is None else attention_mask.sum(-1)
+        all_bins = torch.full((batch,), bins, device=input_features.device)
+        masks = []
+        if config.mask_time_prob > 0:
+            fixed = (config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks)
+            masks.append(draw_spec_augment_mask(lengths, frames, *fixed)[:, :, None])
+        if config.mask_feature_prob > 0:
+            fixed = (config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks)
+            masks.append(draw_spec_augment_mask(all_bins, bins, *fixed)[:, None, :])
+        if config.num_time_masks:
+            longest = config.max_time_mask_share * lengths
+            masks.append(draw_varied_mask(lengths, frames, config.num_time_masks, longest)[:, :, None])
+        if config.num_feature_masks:
+            widest = torch.full_like(all_bins, config.max_feature_mask_width)
+            masks.append(draw_varied_mask(all_bins, bins, config.num_feature_masks, widest)[:, None, :])
+        for masked in masks:
+            input_features = input_features.masked_fill(masked, 0.0)
+        return input_features
+
+    def check_labels(self, labels: torch.Tensor) -> None:
+        """Refuse labels that the head has no output for."""
+        if labels.numel() and labels.max() >= self.config.vocab_size:
+            raise ValueError(
+                f"Labels must lie below vocab_size = {self.config.vocab_size}, got {int(labels.max())}. Load the "
+                f"model with the tokenizer's size: from_pretrained(..., vocab_size=len(tokenizer))."
+            )
+
+    def ctc_loss(self, logits: torch.Tensor, frame_mask: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor:
+        """Compute CTC (Graves et al. 2006) in float32, averaged or summed as the config says."""
+        self.check_labels(labels)
+        lengths = logits.new_full(logits.shape[:1], logits.shape[1], dtype=torch.long)
+        lengths = lengths if frame_mask is None else frame_mask.sum(-1)
+        real = (labels >= 0) & (labels != self.config.pad_token_id)
+        return F.ctc_loss(
+            F.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1),
+            labels.masked_select(real),
+            lengths,
+            real.sum(-1),
+            blank=self.config.pad_token_id,
+            reduction=self.config.ctc_loss_reduction,
+            zero_infinity=self.config.ctc_zero_infinity,
+        )
+
+
+class ConformerForCTC(ConformerFineTuningModel):
     """An encoder with a linear CTC head; each family says which encoder.
 
     Padded frames get the logits of a certain blank, so that decoding a batch adds nothing to a text.
     """
-
-    encoder_class = ConformerModel
 
     def __init__(self, config: ConformerConfig):
         super().__init__(config)
@@ -84,45 +135,6 @@ class ConformerForCTC(ConformerPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             cache=outputs.cache,
-        )
-
-    def spec_augment(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Mask spans of frames and bands of mel bins with 0, the mean of normalized features."""
-        config, (batch, frames, bins) = self.config, input_features.shape
-        device = input_features.device
-        if config.mask_time_prob > 0:
-            lengths = torch.full((batch,), frames, device=device)
-            lengths = lengths if attention_mask is None else attention_mask.sum(-1)
-            masked = draw_spec_augment_mask(
-                lengths, frames, config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks
-            )
-            input_features = input_features.masked_fill(masked[:, :, None], 0.0)
-        if config.mask_feature_prob > 0:
-            lengths = torch.full((batch,), bins, device=device)
-            masked = draw_spec_augment_mask(
-                lengths, bins, config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks
-            )
-            input_features = input_features.masked_fill(masked[:, None, :], 0.0)
-        return input_features
-
-    def ctc_loss(self, logits: torch.Tensor, frame_mask: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor:
-        """Compute CTC (Graves et al. 2006) in float32, averaged or summed as the config says."""
-        if labels.numel() and labels.max() >= self.config.vocab_size:
-            raise ValueError(
-                f"Labels must lie below vocab_size = {self.config.vocab_size}, got {int(labels.max())}. Load the "
-                f"model with the tokenizer's size: from_pretrained(..., vocab_size=len(tokenizer))."
-            )
-        lengths = logits.new_full(logits.shape[:1], logits.shape[1], dtype=torch.long)
-        lengths = lengths if frame_mask is None else frame_mask.sum(-1)
-        real = (labels >= 0) & (labels != self.config.pad_token_id)
-        return F.ctc_loss(
-            F.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1),
-            labels.masked_select(real),
-            lengths,
-            real.sum(-1),
-            blank=self.config.pad_token_id,
-            reduction=self.config.ctc_loss_reduction,
-            zero_infinity=self.config.ctc_zero_infinity,
         )
 
     @torch.no_grad()

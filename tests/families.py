@@ -10,9 +10,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_speech_ssl import (
     BiRQForCTC,
     BiRQForPreTraining,
+    BiRQForRNNT,
     BiRQModel,
     ChunkSSLForCTC,
     ChunkSSLForPreTraining,
+    ChunkSSLForRNNT,
     ChunkSSLModel,
 )
 
@@ -23,7 +25,7 @@ class Family:
 
     Args:
         config: of a tiny model, without dropout.
-        base, pretraining, ctc: its model classes.
+        base, pretraining, ctc, rnnt: its model classes.
         own: names of the weights that only the pretraining model has, by their first part.
     """
 
@@ -31,10 +33,11 @@ class Family:
     base: type[PreTrainedModel]
     pretraining: type[PreTrainedModel]
     ctc: type[PreTrainedModel]
+    rnnt: type[PreTrainedModel]
     own: frozenset[str]
 
     def build(self, head: str, **overrides) -> PreTrainedModel:
-        """A fresh model, the same weights at every call; `head` is "base", "pretraining" or "ctc"."""
+        """A fresh model, the same weights at every call; `head` is one of `HEADS`."""
         torch.manual_seed(7)
         return getattr(self, head)(type(self.config)(**{**self.config.to_diff_dict(), **overrides})).eval()
 
@@ -46,6 +49,7 @@ FAMILIES = {
         BiRQModel,
         BiRQForPreTraining,
         BiRQForCTC,
+        BiRQForRNNT,
         frozenset({"quantizer", "prediction_head"}),
     ),
     "chunkssl": Family(
@@ -53,10 +57,11 @@ FAMILIES = {
         ChunkSSLModel,
         ChunkSSLForPreTraining,
         ChunkSSLForCTC,
+        ChunkSSLForRNNT,
         frozenset({"tokenizer", "prediction_head", "mask_vector"}),
     ),
 }
-HEADS = ("base", "pretraining", "ctc")
+HEADS = ("base", "pretraining", "ctc", "rnnt")
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
 
 

@@ -17,6 +17,11 @@ SIZES = {
     "intermediate_size": 48,
     "conv_kernel_size": 5,
     "hidden_dropout": 0.0,
+    "decoder_hidden_size": 16,
+    "decoder_attention_heads": 2,
+    "decoder_intermediate_size": 24,
+    "decoder_attention_window": 6,
+    "joint_hidden_size": 20,
 }
 
 

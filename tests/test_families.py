@@ -12,6 +12,7 @@ from transformers import (
     AutoModel,
     AutoModelForCTC,
     AutoModelForPreTraining,
+    AutoModelForRNNT,
     AutoProcessor,
     Trainer,
     TrainingArguments,
@@ -21,7 +22,13 @@ from transformers import (
 from hf_speech_ssl import SpeechSSLFeatureExtractor
 from hf_speech_ssl.decoding import build_ctc_processor
 
-AUTO_CLASSES = {"base": AutoModel, "pretraining": AutoModelForPreTraining, "ctc": AutoModelForCTC}
+TRANSDUCER = {"encoder_projector", "decoder", "joint"}
+AUTO_CLASSES = {
+    "base": AutoModel,
+    "pretraining": AutoModelForPreTraining,
+    "ctc": AutoModelForCTC,
+    "rnnt": AutoModelForRNNT,
+}
 
 
 def encoder_weights(model) -> dict[str, torch.Tensor]:
@@ -54,7 +61,7 @@ def test_checkpoints_load_into_each_other(family: Family, source: str, target: s
     loaded, info = AUTO_CLASSES[target].from_pretrained(tmp_path, output_loading_info=True)
     assert type(loaded) is getattr(family, target)
     assert_same_weights(encoder_weights(loaded), encoder_weights(model))
-    new = {"base": set(), "pretraining": family.own, "ctc": {"ctc_head"}}[target]
+    new = {"base": set(), "pretraining": family.own, "ctc": {"ctc_head"}, "rnnt": TRANSDUCER}[target]
     assert {name.split(".")[0] for name in info["missing_keys"]} == new
     assert all(values.isfinite().all() for values in loaded.state_dict().values())
     assert run(loaded).isfinite().all()
@@ -104,7 +111,8 @@ def test_config_round_trip(family: Family, tmp_path):
     assert type(loaded) is type(config)
     assert {**loaded.to_dict(), "_name_or_path": ""} == config.to_dict()
     assert (loaded.hidden_size, loaded.vocab_size) == (48, 77)
-    assert set(loaded.auto_map) == {"AutoConfig", "AutoModel", "AutoModelForPreTraining", "AutoModelForCTC"}
+    heads = {"AutoModelForPreTraining", "AutoModelForCTC", "AutoModelForRNNT"}
+    assert set(loaded.auto_map) == {"AutoConfig", "AutoModel", *heads}
     assert AutoConfig.from_pretrained(tmp_path, hidden_size=64).hidden_size == 64
 
 
@@ -145,14 +153,14 @@ def train_one_step(model, examples: list[dict], batch_size: int, folder) -> tupl
 
 
 @every_family
-@pytest.mark.parametrize("head", ["pretraining", "ctc"])
+@pytest.mark.parametrize("head", ["pretraining", "ctc", "rnnt"])
 def test_gradient_accumulation_in_trainer(family: Family, head: str, tmp_path):
     """One batch of 4 and 4 batches of 1 are the same step: the mean must not be taken twice, nor left out."""
     model = family.build(head)
     frames = 64
     hidden = torch.zeros(frames // model.config.frame_stacking, dtype=torch.bool)
     hidden[10:14] = True
-    extra = {"ctc": {"labels": torch.tensor([1, 2, 3])}, "pretraining": {"mask_time_indices": hidden}}[head]
+    extra = {"mask_time_indices": hidden} if head == "pretraining" else {"labels": torch.tensor([1, 2, 3])}
     examples = [{"input_features": torch.randn(frames, 80), **extra} for _ in range(4)]
     loss, weights = train_one_step(model, examples, 4, tmp_path)
     loss_in_parts, weights_in_parts = train_one_step(family.build(head), examples, 1, tmp_path)

@@ -162,7 +162,7 @@ def heard(tmp_path_factory):
     rows = ["file_name,text", *(f"{index}.wav,{text.title()}!" for index, text in enumerate(TEXTS))]
     (data / "metadata.csv").write_text("\n".join(rows))
 
-    def log_probs(self, waveforms, chunk_duration_ms=0):
+    def decoder_frames(self, waveforms, chunk_duration_ms=0):
         rows = []
         for waveform in waveforms:
             ids = [frame for letter in tokenizer(TEXTS[len(waveform) // 4000 - 1]).input_ids for frame in (letter, 0)]
@@ -172,7 +172,7 @@ def heard(tmp_path_factory):
             rows.append(row.log_softmax(-1))
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
 
-    return folder, log_probs
+    return folder, decoder_frames
 
 
 def test_tune_command(heard, tmp_path, capsys, monkeypatch):

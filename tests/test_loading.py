@@ -102,7 +102,7 @@ def test_an_adapter_folder_is_opened_as_the_model_that_it_makes(processor_of, tm
     assert checkpoint.kind is CheckpointKind.CTC and checkpoint.adapter.base == base
     recognizer = Recognizer.from_checkpoint(checkpoint, "cpu")
     assert type(recognizer.model.encoder.layers[0].attention.qkv_proj) is torch.nn.Linear  # merged
-    got, wanted = recognizer.log_probs([speech_like(1.0)])[0], log_probs_of(adapted)
+    got, wanted = recognizer.decoder_frames([speech_like(1.0)])[0], log_probs_of(adapted)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
     assert (got - plain).abs().max() > 0.01
 
@@ -111,7 +111,7 @@ def test_an_adapter_of_an_encoder_brings_its_own_head_and_vocabulary(tmp_path, c
     base = save(tmp_path / "base", FAMILIES["birq"].build("pretraining"), PROCESSOR.feature_extractor)
     model = AutoModelForCTC.from_pretrained(base, vocab_size=VOCABULARY)
     folder, adapted = adapt(model, tmp_path / "adapter", PROCESSOR, modules_to_save=["ctc_head"])
-    got = Recognizer.from_pretrained(folder, device="cpu").log_probs([speech_like(1.0)])[0]
+    got = Recognizer.from_pretrained(folder, device="cpu").decoder_frames([speech_like(1.0)])[0]
     torch.testing.assert_close(got, log_probs_of(adapted), rtol=0, atol=1e-4)
     soundfile.write(tmp_path / "a.wav", speech_like(1.0), 16_000)
     assert main(["transcribe", str(tmp_path / "a.wav"), "--model_name_or_path", folder, "--device", "cpu"]) == 0
@@ -138,7 +138,7 @@ def test_lora_learns_with_activation_checkpointing_and_is_opened_again(use_reent
     folder, wanted = save(tmp_path / "adapter", PROCESSOR), log_probs_of(adapted.eval())
     opened = AutoModelForCTC.from_pretrained(folder, vocab_size=VOCABULARY, ignore_mismatched_sizes=True).eval()
     torch.testing.assert_close(log_probs_of(opened), wanted, rtol=0, atol=1e-5)
-    got = Recognizer.from_pretrained(folder, device="cpu").log_probs([speech_like(1.0)])[0]
+    got = Recognizer.from_pretrained(folder, device="cpu").decoder_frames([speech_like(1.0)])[0]
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
 
 

@@ -7,6 +7,7 @@ from hf_speech_ssl.modeling.masking import (
     draw_chunk_mask,
     draw_span_mask,
     draw_spec_augment_mask,
+    draw_varied_mask,
     expected_masked_share,
 )
 
@@ -135,3 +136,19 @@ def test_masks_compile_for_lengths_that_vary(draw):
         expected = draw(real)
         torch.manual_seed(0)
         assert torch.equal(compiled(real), expected)
+
+
+def test_varied_masks_have_drawn_lengths_up_to_the_longest():
+    """Park et al., section 2: lengths are uniform from 0 to the longest, places uniform in the row."""
+    torch.manual_seed(0)
+    lengths = torch.tensor([100, 40]).repeat(4000)
+    masked = draw_varied_mask(lengths, 100, 1, 0.05 * lengths)
+    assert not masked[1::2, 40:].any()
+    for row, longest in ((masked[::2], 5), (masked[1::2], 2)):
+        counts = row.sum(-1).bincount(minlength=longest + 1) / len(row)
+        assert len(counts) == longest + 1
+        torch.testing.assert_close(counts, torch.full((longest + 1,), 1 / (longest + 1)), atol=0.03, rtol=0)
+    singles = masked[::2][masked[::2].sum(-1) == 1].float().mean(0)
+    assert abs(singles - 0.01).max() < 0.02
+    spans = draw_varied_mask(lengths[:200], 100, 10, 0.05 * lengths[:200])
+    assert 2 < spans[::2].sum(-1).float().mean() / 10 < 2.6  # 10 spans of 2.5 frames on average, some overlap

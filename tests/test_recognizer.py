@@ -130,11 +130,11 @@ def recognizer(saved) -> Recognizer:
 
 def test_a_batch_says_of_each_utterance_what_it_says_of_that_one_alone(recognizer):
     waveforms = [speech_like(seconds, seed) for seed, seconds in enumerate((1.0, 2.31, 0.4, 1.7))]
-    together, lengths = recognizer.log_probs(waveforms)
+    together, lengths = recognizer.decoder_frames(waveforms)
     assert together.dtype == torch.float32 and len(together) == 4 and together.shape[1] - int(lengths.max()) in (0, 1)
     assert torch.allclose(together[1].exp().sum(-1), torch.ones(together.shape[1]), atol=1e-4)
     for row, length, waveform in zip(together, lengths, waveforms, strict=True):
-        alone, (own_length,) = recognizer.log_probs([waveform])
+        alone, (own_length,) = recognizer.decoder_frames([waveform])
         assert own_length == length > 0
         torch.testing.assert_close(row[:length], alone[0, :length], rtol=0, atol=2e-3)
     # The utterances are told apart, else all this says nothing.
@@ -146,7 +146,7 @@ def test_frames_have_lengths_and_times_of_the_samples(saved, recognizer):
     hop = MODELS[saved[0]][1]
     assert recognizer.seconds_per_frame == pytest.approx(hop / 16_000)
     for seconds in (1.0, 3.3):
-        _, (length,) = recognizer.log_probs([speech_like(seconds)])
+        _, (length,) = recognizer.decoder_frames([speech_like(seconds)])
         assert abs(int(length) - seconds / recognizer.seconds_per_frame) <= 4  # convolutions without padding
 
 
@@ -174,13 +174,13 @@ def test_chunks_are_those_of_the_model():
     assert recognizer.works_in_chunks
     waveforms = [speech_like(1.9, 1), speech_like(1.2, 2)]
     for duration in (160, 320):
-        together, lengths = recognizer.log_probs(waveforms, duration)
+        together, lengths = recognizer.decoder_frames(waveforms, duration)
         for row, length, waveform in zip(together, lengths, waveforms, strict=True):
             inputs = processor.feature_extractor(waveform, sampling_rate=16_000, return_tensors="pt")
             with torch.no_grad():
                 logits = model(**inputs, chunk_size=duration // 40).logits[0]
             torch.testing.assert_close(row[:length], logits.log_softmax(-1), rtol=0, atol=1e-5)
-    offline, _ = recognizer.log_probs(waveforms)
+    offline, _ = recognizer.decoder_frames(waveforms)
     assert (offline - together).abs().max() > 1e-4
 
 

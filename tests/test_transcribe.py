@@ -104,7 +104,7 @@ def test_windows_are_the_whole_where_the_model_sees_no_further(tmp_path, seconds
     """3 layers that each see 1 + 2 frames to either side: 9 frames of 20 ms."""
     recognizer = save_recognizer("birq", tmp_path, attention_window=2, **ATTENTIVE)
     wave = long_file(tmp_path / "a.flac", seconds)
-    [whole], _ = recognizer.log_probs([wave])
+    [whole], _ = recognizer.decoder_frames([wave])
     in_pieces = pieces(recognizer, tmp_path / "a.flac", batch_seconds=batch_seconds, window_seconds=3.0)
     torch.testing.assert_close(in_pieces, whole, atol=1e-3, rtol=0)  # weights times 100
 
@@ -113,7 +113,7 @@ def test_too_little_context_shows(tmp_path) -> None:
     """A sixth of a second are 8 frames."""
     recognizer = save_recognizer("birq", tmp_path, attention_window=2, initializer_range=0.3)
     wave = long_file(tmp_path / "a.flac", 7.0)
-    [whole], _ = recognizer.log_probs([wave])
+    [whole], _ = recognizer.decoder_frames([wave])
     assert (pieces(recognizer, tmp_path / "a.flac", window_seconds=1.0) - whole).abs().max() > 0.01
 
 
@@ -125,7 +125,7 @@ def test_windows_keep_every_frame(family, tmp_path, saved) -> None:
         wave = speech_like(samples / 16_000)
         assert (
             len(kept_frames(recognizer, SampleWindow([wave]), window_seconds=3.0))
-            == recognizer.log_probs([wave])[1][0]
+            == recognizer.decoder_frames([wave])[1][0]
         )
 
 
@@ -134,7 +134,7 @@ def test_windows_keep_every_frame(family, tmp_path, saved) -> None:
 def test_chunks_of_a_long_file_are_those_of_the_whole(tmp_path, options, seconds: float) -> None:
     recognizer = save_recognizer("chunkssl", tmp_path, **options, **ATTENTIVE)
     wave = long_file(tmp_path / "a.flac", seconds)
-    [whole], _ = recognizer.log_probs([wave], chunk_duration_ms=160)
+    [whole], _ = recognizer.decoder_frames([wave], chunk_duration_ms=160)
     in_pieces = pieces(recognizer, tmp_path / "a.flac", chunk_duration_ms=160)
     torch.testing.assert_close(in_pieces, whole, atol=1e-3, rtol=0)
 
@@ -143,7 +143,7 @@ def test_a_bounded_past_forgets_and_only_that(tmp_path) -> None:
     """With 2 s of past the first 2 s are those of the whole, later ones are not."""
     recognizer = save_recognizer("chunkssl", tmp_path, **ATTENTIVE)
     wave = long_file(tmp_path / "a.flac", 6.0)
-    [whole], _ = recognizer.log_probs([wave], chunk_duration_ms=160)
+    [whole], _ = recognizer.decoder_frames([wave], chunk_duration_ms=160)
     difference = (
         (pieces(recognizer, tmp_path / "a.flac", chunk_duration_ms=160, window_seconds=2.0) - whole).abs().amax(-1)
     )

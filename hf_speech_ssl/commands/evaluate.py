@@ -14,7 +14,9 @@ _FEW_RESAMPLES = 100  # with fewer, 2.5 % of them is a matter of two or three
 class EvaluateOptions:
     """What is measured, and what is reported."""
 
-    model_name_or_path: str = argument("folder or Hub id of any CTC model", "MODEL")
+    model_name_or_path: str = argument(
+        "folder or Hub id of any CTC model, or of a transducer of this package", "MODEL"
+    )
     text_column_name: str = flag("text", "column with the transcripts")
     speaker_column_name: str = flag("speaker_id", "column with the speakers, if there is one")
     chunk_durations_ms: list[int] = flag([], "Chunk SSL: also in chunks of these durations", "MS")
@@ -48,13 +50,12 @@ def evaluate(
         check_file(path)
     check_output_file(options.output_file)
     from ..data.reading import UtteranceReader
-    from ..decoding import make_decoder
     from ..evaluation.report import as_text
     from ..recognition.evaluation import CorpusEvaluator
     from ..recognition.recognizer import Recognizer
 
     recognizer = Recognizer.from_pretrained(options.model_name_or_path, **asdict(loading))
-    decoder = make_decoder(recognizer.tokenizer, recognizer.seconds_per_frame, decoding)
+    decoder = recognizer.make_decoder(decoding)
     speakers = options.speaker_column_name
     evaluator = CorpusEvaluator(recognizer, decoder, options.chunk_durations_ms, speakers, options.normalize_text)
     reader = UtteranceReader(reading, options.text_column_name, optional_columns=[speakers])

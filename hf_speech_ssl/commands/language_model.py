@@ -73,15 +73,13 @@ def tune(options: TuneOptions, reading: ReadingOptions, loading: LoadingOptions)
         check_file(path)
     check_output_file(options.output_file)
     from ..data.reading import UtteranceReader
-    from ..decoding import BeamSearchDecoder
     from ..json_files import write_json
     from ..recognition.recognizer import Recognizer
     from ..recognition.tuning import Grid, choose, grid_table, log_probabilities, word_errors
 
     recognizer = Recognizer.from_pretrained(options.model_name_or_path, **asdict(loading))
     files = DecodingOptions(options.lm_path, options.lexicon_path, beam_size=options.beam_size)
-    search = BeamSearchDecoder(recognizer.tokenizer, recognizer.seconds_per_frame, files)
-    grid = Grid(search, options.lm_weights, options.word_bonuses)
+    grid = Grid(recognizer.make_decoder(files), options.lm_weights, options.word_bonuses)
     reader = UtteranceReader(reading, options.text_column_name)
     log_probs, references = log_probabilities(recognizer, reader)
     greedy = word_errors(recognizer.greedy(), log_probs, references)

@@ -31,7 +31,7 @@ class TranscribeOptions:
     sources: list[str] = argument(
         "audio files, folders of them with all sub-folders, globs, URLs, or - for a file on standard input", "FILE"
     )
-    model_name_or_path: str = required_flag("folder or Hub id of any CTC model")
+    model_name_or_path: str = required_flag("folder or Hub id of any CTC model, or of a transducer of this package")
     format: Literal["text", "json", "srt", "vtt"] = flag("text", "what is written; json has word times")
     output_dir: str | None = flag(
         None,
@@ -70,14 +70,13 @@ def transcribe(options: TranscribeOptions, loading: LoadingOptions, decoding: De
     from tqdm.auto import tqdm
 
     from ..data.audio import AudioError
-    from ..decoding import make_decoder
     from ..recognition.long_form import LongFormRecognizer
     from ..recognition.recognizer import Recognizer
     from ..recognition.transcript_output import make_writer
 
     write = make_writer(files, options.format, options.output_dir)
     recognizer = Recognizer.from_pretrained(options.model_name_or_path, **asdict(loading))
-    decoder = make_decoder(recognizer.tokenizer, recognizer.seconds_per_frame, decoding, options.num_best)
+    decoder = recognizer.make_decoder(decoding, options.num_best)
     _try_out(recognizer, options)
 
     began, done, seconds = time.perf_counter(), 0, 0.0

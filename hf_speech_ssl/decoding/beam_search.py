@@ -33,6 +33,7 @@ from .text import (
     word_times,
 )
 
+DEFAULT_BEAM_SIZE = 50  # hypotheses
 PART_SECONDS = 60.0  # up to twice as much is searched at once; longer recordings are cut
 
 
@@ -48,8 +49,8 @@ def make_decoder(
     above 1 there is a beam search without language model and lexicon. Arguments and errors as in
     [`BeamSearchDecoder`].
     """
-    _check_sizes(options.beam_size, num_best)
-    _check_weights(options.lm_weight, options.word_bonus)
+    check_sizes(options.beam_size or DEFAULT_BEAM_SIZE, num_best)
+    check_weights(options.lm_weight, options.word_bonus)
     if options.lm_path is None and options.lexicon_path is None:
         if num_best == 1:
             return GreedyDecoder(tokenizer, seconds_per_frame)
@@ -105,10 +106,10 @@ class BeamSearchDecoder(Decoder[BeamState]):
     Args:
         tokenizer: of the model, with a word delimiter where there is a lexicon or a language model.
         seconds_per_frame: `config.inputs_to_logits_ratio / feature_extractor.sampling_rate`.
-        options: files of a language model and a lexicon, their weights and the size of the beam. The language model
-            is made of words; a KenLM binary needs a lexicon. The lexicon spells a word by its characters, or with the
-            tokenizer's tokens behind a tab. Characters that the tokenizer has in the other case only are spelt in
-            that.
+        options: files of a language model and a lexicon, their weights and the size of the beam (50 by default). The
+            language model is made of words; a KenLM binary needs a lexicon. The lexicon spells a word by its
+            characters, or with the tokenizer's tokens behind a tab. Characters that the tokenizer has in the other
+            case only are spelt in that.
         num_best: hypotheses returned, at most beam_size.
         token_beam_size: of each frame's tokens only so many of the likeliest are tried.
         beam_threshold: hypotheses whose score is lower than the best one's by more than this are dropped.
@@ -133,13 +134,14 @@ class BeamSearchDecoder(Decoder[BeamState]):
                 f"Beam search needs a Wav2Vec2CTCTokenizer, whose tokens are characters, not a "
                 f"{type(tokenizer).__name__}; decode greedily, without a language model and a lexicon."
             )
-        _check_sizes(options.beam_size, num_best)
+        self.beam_size = options.beam_size or DEFAULT_BEAM_SIZE
+        check_sizes(self.beam_size, num_best)
         if token_beam_size < 1 or not beam_threshold > 0:
             raise ValueError(
                 f"token_beam_size and beam_threshold must be positive, got {token_beam_size} and {beam_threshold}."
             )
         self.tokenizer, self.seconds_per_frame = tokenizer, seconds_per_frame
-        self.beam_size, self.num_best = options.beam_size, num_best
+        self.num_best = num_best
         self.token_beam_size, self.beam_threshold = token_beam_size, beam_threshold
         files = (options.lm_path, options.lexicon_path)
         self._words = None if files == (None, None) else load_search_vocabulary(tokenizer, *files)
@@ -155,7 +157,7 @@ class BeamSearchDecoder(Decoder[BeamState]):
         return other
 
     def _set_weights(self, lm_weight: float, word_bonus: float) -> None:
-        _check_weights(lm_weight, word_bonus)
+        check_weights(lm_weight, word_bonus)
         if word_bonus and self._words is None:
             raise ValueError(f"word_bonus {word_bonus} needs a lexicon or a language model; without them give 0.")
         self.lm_weight, self.word_bonus = lm_weight, word_bonus
@@ -310,14 +312,16 @@ class BeamSearchDecoder(Decoder[BeamState]):
         return [(word[0].start_frame, word[-1].end_frame) for word in words]
 
 
-def _check_sizes(beam_size: int, num_best: int) -> None:
+def check_sizes(beam_size: int, num_best: int) -> None:
+    """Refuse a beam that holds nothing, or fewer hypotheses than are asked for."""
     if beam_size < 1:
         raise ValueError(f"beam_size must be at least 1, got {beam_size}.")
     if not 1 <= num_best <= beam_size:
         raise ValueError(f"num_best must be 1 to beam_size, which is {beam_size}; got {num_best}.")
 
 
-def _check_weights(lm_weight: float, word_bonus: float) -> None:
+def check_weights(lm_weight: float, word_bonus: float) -> None:
+    """Refuse weights that no score can be made of."""
     if not (math.isfinite(lm_weight) and lm_weight >= 0 and math.isfinite(word_bonus)):
         raise ValueError(f"lm_weight must be 0 or more, word_bonus any number, got {lm_weight} and {word_bonus}.")
 

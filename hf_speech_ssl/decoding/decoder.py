@@ -1,13 +1,13 @@
 """What a decoder is: the way from what a model computes for each frame to text, a few frames at a time.
 
-Shape letters: B utterances, T frames, V vocabulary.
+Shape letters: B utterances, T frames, V vocabulary, J width of a transducer's joint network.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -16,18 +16,30 @@ from .text import Hypothesis, StreamingText
 State = TypeVar("State")
 
 
+def decoder_frames(output: Mapping[str, Any]) -> torch.Tensor:
+    """What a decoder takes of a model's output: (B, T, V or J), see [`Decoder`]."""
+    if "pooler_output" in output:
+        frames: torch.Tensor = output["pooler_output"]
+        return frames
+    log_probs: torch.Tensor = output["logits"].float().log_softmax(-1)
+    return log_probs
+
+
 class Decoder(ABC, Generic[State]):
     """Decodes utterances whose frames come at once or in pieces; where the pieces end changes nothing.
 
         state = decoder.start()
-        for log_probs in pieces:  # (1, T, V) each
-            decoder.step([state], log_probs, lengths=[log_probs.shape[1]])
+        for frames in pieces:  # (1, T, V or J) each
+            decoder.step([state], frames, lengths=[frames.shape[1]])
             print(decoder.hypothesis(state).text)
         best, *others = decoder.finish(state)
 
     The decoder itself does not change: all that belongs to an utterance is in its state, so that one decoder serves
     any number of them. Steps take several states at once because a model that has a network in its decoder, such as a
-    transducer, needs them in a batch; its frames are those of the encoder instead of log-probabilities.
+    transducer, needs them in a batch.
+
+    What a frame is depends on the model, and `decoder_frames` tells: log-probabilities of V tokens of a CTC model, the
+    J features of an encoder frame (`pooler_output`) of a transducer, whose decoder has the rest of the model.
     """
 
     @abstractmethod
@@ -40,7 +52,7 @@ class Decoder(ABC, Generic[State]):
 
         Args:
             states: B states, each of another utterance.
-            frames: (B, T, V) log-probabilities.
+            frames: (B, T, V or J).
             lengths: B numbers of frames that belong to each utterance; what follows is padding.
 
         Raises:
@@ -59,7 +71,7 @@ class Decoder(ABC, Generic[State]):
         """Decode whole utterances.
 
         Args:
-            frames: (B, T, V).
+            frames: (B, T, V or J).
             lengths: (B,) frames of each utterance.
 
         Returns:

@@ -58,6 +58,22 @@ def load_search_vocabulary(
     return SearchVocabulary(words, trie, model, largest_id)
 
 
+def load_word_model(path: str | Path) -> tuple[dict[str, int], Any]:
+    """Read a language model for a search without a lexicon: its words' indices, and the model, as flashlight has it.
+
+    The index behind the last one stands for an unknown word.
+
+    Raises:
+        ImportError: flashlight-text is not installed. OSError: there is no such file.
+        ValueError: it is no language model, or a KenLM binary, whose words cannot be listed.
+    """
+    import_flashlight()
+    words = language_model_words(path)
+    if words is None:
+        raise ValueError(f"{path} is a KenLM binary, whose words cannot be listed: give the ARPA file.")
+    return {word: index for index, word in enumerate(words)}, _load_kenlm(path, words)
+
+
 def _load_kenlm(path: str | Path, words: list[str]) -> Any:
     from flashlight.lib.text.decoder.kenlm import KenLM
     from flashlight.lib.text.dictionary import Dictionary

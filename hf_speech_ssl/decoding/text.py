@@ -1,9 +1,9 @@
-"""From decoded CTC tokens to text, and to words with times."""
+"""From decoded tokens to text, and to words with times."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from .collapse import TokenSpan
 from .scripts import may_divide
 
 LONGEST_WORD = 60  # characters; more without a delimiter are divided
+WORD_START = "\u2581"  # SentencePiece's mark of the beginning of a word, a low block
 LONGEST_PAUSE = 1.0  # seconds; a longer pause divides what no delimiter divides
 
 
@@ -72,6 +73,9 @@ class TextBuilder(Protocol):
     def partial(self) -> StreamingText:
         """The text so far."""
 
+    def fork(self) -> TextBuilder:
+        """A copy, for tokens that may turn out to be others."""
+
     def finished(self) -> tuple[str, list[TimedText] | None]:
         """The whole text, and its words with times."""
 
@@ -117,6 +121,10 @@ class CharacterText:
         ended = self._ended_text()
         return StreamingText((ended + self._text_of(self._last_word)).strip(), ended.strip())
 
+    def fork(self) -> CharacterText:
+        lists = {"words": self.words, "_new": self._new, "_last_word": self._last_word}
+        return replace(self, **{name: list(values) for name, values in lists.items()})
+
     def finished(self) -> tuple[str, list[TimedText]]:
         self._end_word(len(self._last_word))
         return self._ended_text().strip(), self.words
@@ -154,8 +162,66 @@ class CharacterText:
 
 
 @dataclass
+class SentencePieceText:
+    """The text of a tokenizer whose pieces say where words begin: "▁" stands before a word. Words have times.
+
+    In a script without spaces, a word ends with a piece; see [`may_divide`].
+
+    Args:
+        tokenizer: with a pad token, the blank.
+        seconds_per_frame: seconds between two frames.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    seconds_per_frame: float
+    words: list[TimedText] = field(default_factory=list)  # that have ended
+    _text: str = ""  # of these words
+    _last_word: list[TokenSpan] = field(default_factory=list)
+    _last_text: str = ""
+    _joined: bool = False
+
+    def __post_init__(self) -> None:
+        _check_frame(self.seconds_per_frame)
+
+    def add(self, span: TokenSpan) -> None:
+        piece = str(self.tokenizer.convert_ids_to_tokens(span.token_id))
+        if piece.startswith(WORD_START):
+            self._end_word(joined=False)
+        elif self._last_text and may_divide(self._last_text, piece):
+            self._end_word(joined=True)
+        self._last_word.append(span)
+        self._last_text = decoded([one.token_id for one in self._last_word], self.tokenizer).strip()
+
+    def extend(self, end_frame: int) -> None:
+        if self._last_word:
+            self._last_word[-1] = self._last_word[-1]._replace(end_frame=end_frame)
+
+    def partial(self) -> StreamingText:
+        return StreamingText(self._with_space(self._last_text), self._text)
+
+    def fork(self) -> SentencePieceText:
+        return replace(self, words=list(self.words), _last_word=list(self._last_word))
+
+    def finished(self) -> tuple[str, list[TimedText]]:
+        self._end_word(joined=False)
+        return self._text, self.words
+
+    def _with_space(self, text: str) -> str:
+        return f"{self._text}{'' if self._joined or not self._text or not text else ' '}{text}"
+
+    def _end_word(self, joined: bool) -> None:
+        """End the last word, if there is one; the next one follows it with or without a space."""
+        if self._last_text:
+            start, end = self._last_word[0].start_frame, self._last_word[-1].end_frame
+            times = (start * self.seconds_per_frame, end * self.seconds_per_frame)
+            self.words.append(TimedText(self._last_text, *times, self._joined))
+            self._text, self._joined = self._with_space(self._last_text), joined
+        self._last_word, self._last_text = [], ""
+
+
+@dataclass
 class PieceText:
-    """The text of a tokenizer whose tokens are pieces of words, such as SentencePiece; its words have no times.
+    """The text of a tokenizer whose tokens are pieces of anything; its words have no times.
 
     Args:
         tokenizer: with a pad token, the blank.
@@ -165,25 +231,48 @@ class PieceText:
     _ids: list[int] = field(default_factory=list)
 
     def add(self, span: TokenSpan) -> None:
-        # Tokenizers that merge repeats themselves need a blank in between to keep double letters.
-        self._ids += [span.token_id, self.tokenizer.pad_token_id]
+        self._ids.append(span.token_id)
 
     def extend(self, end_frame: int) -> None:
         pass  # tokens have no times
+
+    def fork(self) -> PieceText:
+        return replace(self, _ids=list(self._ids))
 
     def partial(self) -> StreamingText:
         text, _ = self.finished()
         return StreamingText(text, text.rpartition(" ")[0].rstrip())
 
     def finished(self) -> tuple[str, None]:
-        return str(self.tokenizer.decode(self._ids, skip_special_tokens=True)), None
+        return decoded(self._ids, self.tokenizer), None
 
 
 def make_text_builder(tokenizer: PreTrainedTokenizerBase, seconds_per_frame: float) -> TextBuilder:
     """The builder for a tokenizer."""
     if isinstance(tokenizer, Wav2Vec2CTCTokenizer):
         return CharacterText(tokenizer, seconds_per_frame)
+    if has_word_starts(tokenizer):
+        return SentencePieceText(tokenizer, seconds_per_frame)
     return PieceText(tokenizer)
+
+
+def has_word_starts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the pieces that begin words are marked, as SentencePiece does it."""
+    return any(piece.startswith(WORD_START) for piece in tokenizer.get_vocab())
+
+
+def word_starts(tokenizer: PreTrainedTokenizerBase) -> list[bool]:
+    """For each token id, whether a word begins with it, or behind it if it is a word delimiter."""
+    delimiter = getattr(tokenizer, "word_delimiter_token", None)
+    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    return [piece == delimiter or str(piece).startswith(WORD_START) for piece in pieces]
+
+
+def decoded(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text of tokens that are merged already."""
+    # Tokenizers that merge repeats themselves need a blank in between to keep double letters.
+    apart = [token for token_id in token_ids for token in (token_id, tokenizer.pad_token_id)]
+    return str(tokenizer.decode(apart, skip_special_tokens=True))
 
 
 def ctc_text(token_ids: Sequence[int], tokenizer: Wav2Vec2CTCTokenizer) -> str:

@@ -1,4 +1,4 @@
-"""The character tokenizer that CTC training needs, made from the transcripts."""
+"""The character tokenizer that CTC training needs, made from the transcripts, and the check of these."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import logging
 import tempfile
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from transformers import SequenceFeatureExtractor, Wav2Vec2CTCTokenizer, Wav2Vec2Processor
+from transformers import (
+    PreTrainedTokenizerBase,
+    SequenceFeatureExtractor,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2Processor,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +46,10 @@ def build_ctc_tokenizer(texts: Iterable[str]) -> Wav2Vec2CTCTokenizer:
         ValueError: if there are no texts, or none with a character; if a text holds a character that the tokenizer
             gives another meaning ("|", "[PAD]") or white space other than the plain space.
     """
-    counts = _count_characters(texts)
+    counts = check_texts(texts)
     if rare := rare_characters(counts):
         logger.warning("Rare characters in the vocabulary, each a label of its own: %s.", _described(rare))
-    characters = sorted(counts.keys() - {" "})
+    characters = sorted(counts)
     tokens = [BLANK_TOKEN, UNKNOWN_TOKEN, WORD_DELIMITER_TOKEN, *characters]
     with tempfile.TemporaryDirectory() as folder:  # the tokenizer reads its vocabulary from a file, once
         vocab_file = Path(folder) / "vocab.json"
@@ -71,12 +76,13 @@ def build_ctc_processor(texts: Iterable[str], feature_extractor: SequenceFeature
     return Wav2Vec2Processor(feature_extractor, build_ctc_tokenizer(texts))
 
 
-def unknown_characters(texts: Iterable[str], tokenizer: Wav2Vec2CTCTokenizer) -> dict[str, int]:
+def unknown_characters(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Characters of `texts` that the tokenizer can only read as `[UNK]`, with their counts, the most frequent first.
 
     Worth a look before training (labels that are `[UNK]`) and before evaluation (errors that no model can avoid).
     """
-    known = set(tokenizer.get_vocab()) | {" "}
+    special = [token for token in tokenizer.all_special_tokens if len(token) > 1]
+    known = {" "}.union(*(token for token in tokenizer.get_vocab() if token not in special))
     counts = Counter(char for text in texts for char in text if char not in known)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
@@ -104,8 +110,15 @@ def _described(counts: Mapping[str, int]) -> str:
     return ", ".join(shown) + (f" and {len(counts) - len(shown)} more" if len(counts) > len(shown) else "")
 
 
-def _count_characters(texts: Iterable[str]) -> Counter[str]:
-    """How often each character comes in all texts, each text checked."""
+def check_texts(texts: Iterable[str], reserved: Sequence[str] = (WORD_DELIMITER_TOKEN, BLANK_TOKEN)) -> Counter[str]:
+    """How often each character comes in all texts, but for spaces; each text checked.
+
+    Args:
+        reserved: what a tokenizer gives another meaning, and no text may hold.
+
+    Raises:
+        TypeError, ValueError: see `build_ctc_tokenizer`.
+    """
     if isinstance(texts, str):
         raise TypeError(f"texts must be a list of strings, got one string: {texts[:40]!r}.")
     characters: Counter[str] = Counter()
@@ -116,17 +129,18 @@ def _count_characters(texts: Iterable[str]) -> Counter[str]:
                 f"Text {index} is {text!r}, not a string: drop examples without a transcript, and check the name of "
                 "the text column."
             )
-        reserved = [token for token in (WORD_DELIMITER_TOKEN, BLANK_TOKEN) if token in text]
+        taken = [token for token in reserved if token in text]
         odd_space = sorted({char for char in text if char.isspace() and char != " "})
-        if reserved or odd_space:
+        if taken or odd_space:
             raise ValueError(
-                f"Text {index} holds {(reserved + odd_space)!r}, which a character tokenizer cannot write: take it "
+                f"Text {index} holds {(taken + odd_space)!r}, which a tokenizer cannot write: take it "
                 f"out, or leave the normalization of texts on (--normalize_text True; in Python, pass the texts "
                 f"through hf_speech_ssl.evaluation.normalize_text). The text: {text[:80]!r}"
             )
         characters.update(text)
     if index < 0:
         raise ValueError("There are no texts to build a vocabulary from: the dataset or its split is empty.")
-    if not characters.keys() - {" "}:
+    del characters[" "]
+    if not characters:
         raise ValueError(f"All {index + 1} texts are empty: check the name of the text column.")
     return characters

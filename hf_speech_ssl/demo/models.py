@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..loading import CheckpointKind, find_checkpoint
+from ..loading import find_checkpoint
 from ..probing.encoders import SpeechEncoder, encoder_of, load_encoder
 from ..recognition.recognizer import Recognizer
 from .masked_prediction import PretrainingTask, pretraining_task_of
@@ -46,7 +46,7 @@ def load_demo_model(
     checkpoint = find_checkpoint(model_name_or_path, revision, trust_remote_code)
     recognizer: Recognizer | None = None
     task: PretrainingTask | None
-    if checkpoint.family is not None and checkpoint.kind is not CheckpointKind.CTC:
+    if checkpoint.family is not None and not checkpoint.writes_text:
         encoder = encoder_of(checkpoint, device)
         model = encoder.labeler if encoder.labeler is not None else encoder.model
         assert model is not None  # one of the two is there

@@ -8,7 +8,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.reading import Utterance, UtteranceReader
-from ..decoding import Decoder, GreedyDecoder
+from ..decoding import Decoder, GreedyDecoder, TransducerGreedyDecoder
 from ..evaluation import normalize_text
 from ..evaluation.bootstrap import CONFIDENCE
 from ..evaluation.scores import MIN_SPEAKERS, Scores, Transcript
@@ -110,7 +110,7 @@ class CorpusEvaluator:
         device = self.recognizer.model.device
         threads = torch.get_num_threads()
         return {
-            "decoder": GREEDY if isinstance(self.decoder, GreedyDecoder) else "beam search",
+            "decoder": GREEDY if isinstance(self.decoder, GreedyDecoder | TransducerGreedyDecoder) else "beam search",
             "normalize_text": self.normalize,
             "num_resamples": scores.num_resamples,
             "resampled": scores.resampled,

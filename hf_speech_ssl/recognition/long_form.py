@@ -1,7 +1,4 @@
-"""Audio files of any number and length through any CTC model: short ones in batches, long ones in bounded memory.
-
-Shape letters: T frames of logits, V vocabulary.
-"""
+"""Audio files of any number and length through any recognizer: short ones in batches, long ones in bounded memory."""
 
 from __future__ import annotations
 
@@ -119,8 +116,8 @@ class LongFormRecognizer:
         if self.chunk_duration_ms:
             return self._recognize_in_chunks(samples, decoder)
         state = decoder.start()
-        for log_probs in self._windowed(samples):
-            decoder.step([state], log_probs[None], [len(log_probs)])
+        for frames in self._windowed(samples):
+            decoder.step([state], frames[None], [len(frames)])
         return decoder.finish(state)
 
     def _recognize_in_chunks(self, samples: SampleWindow, decoder: Decoder[Any]) -> list[Hypothesis]:
@@ -163,8 +160,8 @@ class LongFormRecognizer:
             kept = begin + size - context
 
     def _kept_frames(self, batch: list[_Window], size: int) -> Iterator[torch.Tensor]:
-        log_probs, lengths = self.recognizer.log_probs([window.waveform for window in batch])
-        for window, row, length in zip(batch, log_probs, lengths.tolist(), strict=True):
+        frames, lengths = self.recognizer.decoder_frames([window.waveform for window in batch])
+        for window, row, length in zip(batch, frames, lengths.tolist(), strict=True):
             if window.end is not None and abs(length - size) > _ODD_FRAMES:
                 raise ValueError(
                     f"The model made {length} frames of a window of {size} times its stride, "
@@ -206,8 +203,8 @@ class LongFormRecognizer:
         whole = [(i, one) for i, one in enumerate(pool) if isinstance(one, _Short)]
         for (batch,) in plan_steps([one.seconds for _, one in whole], batch_seconds=self.batch_seconds):
             waveforms = [whole[row][1].waveform for row in batch]
-            log_probs, lengths = self.recognizer.log_probs(waveforms, self.chunk_duration_ms)
-            for row, hypotheses in zip(batch, decoder(log_probs, lengths), strict=True):
+            frames, lengths = self.recognizer.decoder_frames(waveforms, self.chunk_duration_ms)
+            for row, hypotheses in zip(batch, decoder(frames, lengths), strict=True):
                 place, one = whole[row]
                 results[place] = Transcript(one.name, one.seconds, hypotheses)
                 self.progress(one.seconds)

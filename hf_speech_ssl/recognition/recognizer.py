@@ -1,6 +1,6 @@
-"""Log-probabilities and transcripts of utterances by any CTC model of the Hub, ours or not.
+"""Frames and transcripts of utterances by any CTC model of the Hub, ours or not, and by our transducers.
 
-Shape letters: B utterances, T frames of logits, V vocabulary.
+Shape letters: B utterances, T frames, V vocabulary, J width of a transducer's joint network.
 """
 
 from __future__ import annotations
@@ -13,28 +13,43 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCTC, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import (
+    AutoModelForCTC,
+    AutoModelForRNNT,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 
 from ..data.audio import SAMPLING_RATE
-from ..decoding import Decoder, GreedyDecoder, Hypothesis
-from ..loading import Checkpoint, find_checkpoint, pick_device
+from ..decoding import (
+    Decoder,
+    Hypothesis,
+    decoder_frames,
+    greedy_decoder,
+    is_transducer,
+    make_decoder,
+    make_transducer_decoder,
+)
+from ..loading import Checkpoint, CheckpointKind, find_checkpoint, pick_device
+from ..options import DecodingOptions
 
 _TRIAL_SECONDS = (4.0, 2.53)  # of noise, to find out how a model treats padding and how many frames it has
 _SHORTEST_SECONDS = 0.2  # less is lengthened by silence: convolutions of some models have no output for it
 _RATIO_TOLERANCE = 0.05  # by which 4 s can miss the samples a frame: the first and last windows are cut
 _FEATURE_HOP = 80  # samples: features come every so many, or every second time (5 or 10 ms)
 _WITHOUT_HEAD = (
-    "An encoder without a CTC head writes no text: fine-tune it first (finetuning_scripts/run_ctc.py), or name a "
+    "An encoder without a head writes no text: fine-tune it first (finetuning_scripts/run_ctc.py), or name a "
     "model that was."
 )
 
 
 @dataclass(frozen=True)
 class Recognizer:
-    """Transcribes utterances with a CTC model and its processor.
+    """Transcribes utterances with a CTC model or a transducer, and its processor.
 
     Args:
-        model: any `AutoModelForCTC`.
+        model: any `AutoModelForCTC`, or an `AutoModelForRNNT` of this package.
         processor: its processor: a feature extractor for 16 kHz audio and a tokenizer with a pad token, the blank.
 
     Raises:
@@ -55,7 +70,7 @@ class Recognizer:
         if rate != SAMPLING_RATE:
             raise ValueError(f"The model needs audio at {rate} Hz; models for {SAMPLING_RATE} Hz are needed.")
         if self.tokenizer.pad_token_id is None:
-            raise ValueError("The model's tokenizer has no pad token, which CTC needs as its blank.")
+            raise ValueError("The model's tokenizer has no pad token, which is needed as the blank.")
         self.model.eval()
 
     @classmethod
@@ -74,8 +89,8 @@ class Recognizer:
             device: a GPU if there is one, by default.
 
         Raises:
-            OSError: there is no such model. ValueError: it has no CTC head, or no processor for 16 kHz audio; its
-                weights cannot be read; there is no such device.
+            OSError: there is no such model. ValueError: it has no head that writes text, or no processor for 16 kHz
+                audio; its weights cannot be read; there is no such device.
         """
         return cls.from_checkpoint(find_checkpoint(name_or_path, revision, trust_remote_code), device)
 
@@ -84,6 +99,12 @@ class Recognizer:
         """Load a checkpoint that has been looked up. Errors as in `from_pretrained`."""
         place = pick_device(device)
         name, config = checkpoint.name_or_path, checkpoint.config
+        if checkpoint.kind is CheckpointKind.TRANSDUCER:
+            if checkpoint.family is None:
+                raise ValueError(
+                    f"{name} ({config.model_type}) is a transducer of another package; CTC models will do."
+                )
+            return cls(checkpoint.load_model(AutoModelForRNNT, place, _WITHOUT_HEAD), checkpoint.load_processor())
         remote = getattr(config, "auto_map", None) or {}
         if type(config) not in AutoModelForCTC._model_mapping and "AutoModelForCTC" not in remote:
             raise ValueError(f"{name} ({config.model_type}) is no CTC model; Transformers has no CTC head for it.")
@@ -92,7 +113,7 @@ class Recognizer:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer whose ids the logits stand for."""
+        """The tokenizer whose ids the model writes."""
         return self.processor.tokenizer
 
     @property
@@ -102,7 +123,7 @@ class Recognizer:
 
     @cached_property
     def seconds_per_frame(self) -> float:
-        """Seconds between two frames of logits.
+        """Seconds between two frames.
 
         The config's `inputs_to_logits_ratio` where it fits the logits of 4 s of noise. Some models state it in feature
         frames instead of samples, and some do not state it.
@@ -121,7 +142,7 @@ class Recognizer:
         alone. Computation comes on top.
 
         Raises:
-            ValueError: as in `log_probs`, or the duration is 0: a whole utterance waits for its end.
+            ValueError: as in `decoder_frames`, or the duration is 0: a whole utterance waits for its end.
         """
         self._chunk_arguments(chunk_duration_ms)
         if not chunk_duration_ms:
@@ -129,14 +150,20 @@ class Recognizer:
         ahead = chunk_duration_ms * self.model.config.num_lookahead_chunks
         return float(chunk_duration_ms + ahead), chunk_duration_ms / 2 + ahead
 
-    def greedy(self) -> GreedyDecoder:
-        """The decoder that needs nothing but the model's own tokenizer."""
-        return GreedyDecoder(self.tokenizer, self.seconds_per_frame)
+    def greedy(self) -> Decoder[Any]:
+        """The decoder that needs nothing but the model and its tokenizer."""
+        return greedy_decoder(self.model, self.tokenizer, self.seconds_per_frame)
 
-    def log_probs(
+    def make_decoder(self, options: DecodingOptions, num_best: int = 1) -> Decoder[Any]:
+        """The decoder that options ask for. Errors as in `decoding.make_decoder` and `make_transducer_decoder`."""
+        if is_transducer(self.model):
+            return make_transducer_decoder(self.model, self.tokenizer, self.seconds_per_frame, options, num_best)
+        return make_decoder(self.tokenizer, self.seconds_per_frame, options, num_best)
+
+    def decoder_frames(
         self, waveforms: Sequence[NDArray[np.float32]], chunk_duration_ms: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities of a batch. Each utterance gets the same result as if it were processed alone.
+        """What the decoder takes, of a batch. Each utterance gets the same result as if it were processed alone.
 
         Args:
             waveforms: each (samples,) at 16 kHz.
@@ -144,7 +171,8 @@ class Recognizer:
                 utterances.
 
         Returns:
-            (B, T, V) float32 log-probabilities on the CPU, and (B,) frames of each utterance.
+            (B, T, V) float32 log-probabilities on the CPU, of a transducer (B, T, J) encoder frames; and (B,) frames
+            of each utterance.
 
         Raises:
             ValueError: chunks are asked of a model that has none, or are no whole number of frames.
@@ -153,14 +181,14 @@ class Recognizer:
         if len(waveforms) == 1 or self._pads_well:
             return self._compute(waveforms, **arguments)
         parts = [self._compute([waveform], **arguments) for waveform in waveforms]
-        rows = [log_probs[0] for log_probs, _ in parts]
+        rows = [frames[0] for frames, _ in parts]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.cat([lengths for _, lengths in parts])
 
     def recognize(
         self, waveforms: Sequence[NDArray[np.float32]], decoder: Decoder[Any] | None = None, chunk_duration_ms: int = 0
     ) -> list[list[Hypothesis]]:
-        """The hypotheses of some utterances, the best one first. Arguments and errors as in `log_probs`."""
-        return (decoder or self.greedy())(*self.log_probs(waveforms, chunk_duration_ms))
+        """The hypotheses of some utterances, the best one first. Arguments and errors as in `decoder_frames`."""
+        return (decoder or self.greedy())(*self.decoder_frames(waveforms, chunk_duration_ms))
 
     @cached_property
     def _pads_well(self) -> bool:
@@ -183,9 +211,9 @@ class Recognizer:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         inputs = self._features(waveforms).to(self.model.device)
         with torch.inference_mode():
-            output = self.model(**inputs, **arguments)
-        log_probs = output.logits.float().log_softmax(-1).cpu()
-        return log_probs, self._lengths(inputs.get("attention_mask"), log_probs)
+            encode: Any = self.model.get_audio_features if is_transducer(self.model) else self.model
+            frames = decoder_frames(encode(**inputs, **arguments)).float().cpu()
+        return frames, self._lengths(inputs.get("attention_mask"), frames)
 
     def _features(self, waveforms: Sequence[NDArray[np.float32]]) -> Any:
         extractor = self.processor.feature_extractor
@@ -197,16 +225,16 @@ class Recognizer:
             return_attention_mask=getattr(extractor, "return_attention_mask", True),  # some models take none
         )
 
-    def _lengths(self, mask: torch.Tensor | None, log_probs: torch.Tensor) -> torch.Tensor:
-        frames = torch.full((len(log_probs),), log_probs.shape[1])
+    def _lengths(self, mask: torch.Tensor | None, frames: torch.Tensor) -> torch.Tensor:
+        lengths = torch.full((len(frames),), frames.shape[1])
         count = self._count_frames
         if mask is None or count is None:
-            return frames
-        return torch.as_tensor(count(mask.sum(-1).cpu())).long().clamp(min=0).minimum(frames)
+            return lengths
+        return torch.as_tensor(count(mask.sum(-1).cpu())).long().clamp(min=0).minimum(lengths)
 
     @property
     def _count_frames(self) -> Callable[[torch.Tensor], Any] | None:
-        """From inputs that are real to frames of logits, where the model knows."""
+        """From inputs that are real to frames, where the model knows."""
         if (stacking := getattr(self.model.config, "frame_stacking", None)) is not None:
             return lambda inputs: inputs // stacking
         for owner in (self.model, getattr(self.model, "encoder", None)):

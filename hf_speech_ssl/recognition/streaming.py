@@ -1,4 +1,4 @@
-"""Live transcription with a Chunk SSL model: samples in at any time, text out.
+"""Live transcription with a Chunk SSL model, CTC or transducer: samples in at any time, text out.
 
     transcriber = StreamingTranscriber(model, processor, chunk_duration_ms=320)
     for block in microphone:
@@ -20,10 +20,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, ProcessorMixin, Wav2Vec2CTCTokenizer
+from transformers import PreTrainedModel, ProcessorMixin
 
 from ..data.audio import SAMPLING_RATE
-from ..decoding import Decoder, GreedyDecoder, Hypothesis, StreamingText
+from ..decoding import Decoder, Hypothesis, StreamingText, decoder_frames, greedy_decoder, is_transducer
+from ..decoding.text import word_starts
 from ..modeling.cache import ConformerCache
 from .stream_input import StreamInput
 
@@ -50,8 +51,8 @@ class StreamingBatch:
     """Many streams through one model: they join and leave at any time; those with a chunk ready share a step.
 
     Args:
-        model: a `ChunkSSLForCTC`.
-        processor: its processor: feature extractor and character CTC tokenizer (`Wav2Vec2CTCTokenizer`).
+        model: a `ChunkSSLForCTC` or `ChunkSSLForRNNT`.
+        processor: its processor: feature extractor, and a tokenizer that says where words begin or end.
         chunk_duration_ms: duration of a chunk, a whole number of encoder frames (40 ms each in the presets).
         left_context_chunks: chunks that a stream remembers; those of the model's config, or all, if absent.
         decoder: greedy by default.
@@ -75,7 +76,8 @@ class StreamingBatch:
         frames, past = config.chunk_frames(chunk_duration_ms), left_context_chunks
         past = config.left_context_chunks if past is None else past
         self.model, self.extractor = model.eval(), processor.feature_extractor
-        self.decoder = decoder or GreedyDecoder(processor.tokenizer, config.inputs_to_logits_ratio / SAMPLING_RATE)
+        seconds_per_frame = config.inputs_to_logits_ratio / SAMPLING_RATE
+        self.decoder = decoder or greedy_decoder(model, processor.tokenizer, seconds_per_frame)
         self.chunk_feature_frames = frames * config.frame_stacking
         self.left_context_frames = None if past is None else past * frames
         self.lookahead = bool(config.num_lookahead_chunks)
@@ -194,10 +196,10 @@ class StreamingBatch:
         inputs = {"attention_mask": chunk_mask, "past_key_values": cache, "use_cache": True}
         if self.lookahead and ahead_mask.any():
             inputs |= {"lookahead_features": ahead, "lookahead_attention_mask": ahead_mask}
-        output = self.model(chunk, **inputs)
+        encode: Any = self.model.get_audio_features if is_transducer(self.model) else self.model
+        output = encode(chunk, **inputs)
         lengths = (chunk_mask.sum(-1) // self.model.config.frame_stacking).tolist()
-        log_probs = output.logits.float().log_softmax(-1)
-        self.decoder.step([stream.state for stream in streams], log_probs, lengths)
+        self.decoder.step([stream.state for stream in streams], decoder_frames(output), lengths)
         for row, stream in enumerate(streams):
             stream.cache, stream.row = output.past_key_values, row
             stream.input.drop(size)
@@ -241,15 +243,16 @@ class StreamingBatch:
 
 
 def _check_can_stream(model: PreTrainedModel, processor: ProcessorMixin, decoder: Decoder[Any] | None) -> None:
-    if not hasattr(model.config, "chunk_frames") or not hasattr(model, "ctc_head"):
+    writes_text = hasattr(model, "ctc_head") or is_transducer(model)
+    if not hasattr(model.config, "chunk_frames") or not writes_text:
         raise ValueError(
-            f"{type(model).__name__} cannot stream: frames that see their chunks only and a CTC head are needed. "
-            f"Pass a ChunkSSLForCTC."
+            f"{type(model).__name__} cannot stream: frames that see their chunks only and a head that writes text are "
+            f"needed. Pass a ChunkSSLForCTC or ChunkSSLForRNNT."
         )
-    if decoder is None and not isinstance(processor.tokenizer, Wav2Vec2CTCTokenizer):
+    if decoder is None and not any(word_starts(processor.tokenizer)):
         raise ValueError(
-            f"A Wav2Vec2CTCTokenizer, which says where words end, is needed to stream, got "
-            f"{type(processor.tokenizer).__name__}."
+            f"A tokenizer that says where words begin or end is needed to stream, such as Wav2Vec2CTCTokenizer; this "
+            f"{type(processor.tokenizer).__name__} does not."
         )
 
 

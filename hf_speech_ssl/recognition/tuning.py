@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.reading import UtteranceReader
-from ..decoding import BeamSearchDecoder, Decoder
+from ..decoding import BeamSearchDecoder, Decoder, TransducerBeamDecoder
 from ..evaluation import ErrorCounts, count_word_errors, normalize_text
 from .recognizer import Recognizer
 
@@ -52,7 +52,8 @@ class Grid:
         ValueError: there is nothing to choose from, or a number is out of its range.
     """
 
-    def __init__(self, search: BeamSearchDecoder, lm_weights: Sequence[float], word_bonuses: Sequence[float]) -> None:
+    def __init__(self, search: Decoder[Any], lm_weights: Sequence[float], word_bonuses: Sequence[float]) -> None:
+        assert isinstance(search, BeamSearchDecoder | TransducerBeamDecoder)  # greedy decoding has no weights
         if not lm_weights or not word_bonuses:
             raise ValueError("There is nothing to choose from: give at least one of lm_weights and of word_bonuses.")
         pairs = itertools.product(sorted(set(lm_weights)), sorted(set(word_bonuses)))
@@ -71,7 +72,7 @@ def log_probabilities(recognizer: Recognizer, reader: UtteranceReader) -> tuple[
     references: list[str] = []
     with tqdm(total=len(reader), desc="log-probabilities", unit="utt", leave=False, disable=None) as bar:
         for batch in reader:
-            log_probs, lengths = recognizer.log_probs([utterance.waveform for utterance in batch])
+            log_probs, lengths = recognizer.decoder_frames([utterance.waveform for utterance in batch])
             found.extend(one[None, :length].clone() for one, length in zip(log_probs, lengths.tolist(), strict=True))
             references.extend(normalize_text(utterance.text) for utterance in batch)
             bar.update(len(batch))
