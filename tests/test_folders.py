@@ -301,7 +301,7 @@ def test_a_missing_column_names_the_tables_that_are_not_used(fill):
         load_corpus(folder, text_column="text")
     # What the message advises.
     assert texts(table, text_column="sentence") == ["one", '"two']
-    write(folder, "metadata.csv", "wav|words\na.wav|one\n")
+    write(folder, "metadata.csv", "name|words\na.wav|one\n")
     with pytest.raises(ValueError, match=r"metadata.csv is not used: it has no column file_name"):
         load_corpus(folder, text_column="text")
 

@@ -134,10 +134,21 @@ def walk_files(folder: Path) -> Iterator[Path]:
             logger.warning("The folder %s was left out: %s", here, error)
             continue
         for entry in entries:
-            if entry.is_dir():
+            if _is_loop(entry):
+                yield below / entry.name
+            elif entry.is_dir():
                 (links if entry.is_symlink() else waiting).append((here / entry.name, below / entry.name))
             elif entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):
                 yield below / entry.name  # a link to nowhere is missed by name when it is read
+
+
+def _is_loop(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a link that leads to itself."""
+    try:
+        entry.is_dir()
+    except OSError:
+        return True
+    return False
 
 
 def search_folder(folder: Path) -> FoundFiles:

@@ -6,6 +6,7 @@ needed: `hf_speech_ssl.data.audio` decodes it when a batch is made.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -169,6 +170,10 @@ def _open(name: str, named: dict[str, Any], synthetic_options: dict[str, Any], a
     elif tables := _find_tables(path):
         hint = f" The columns are those of {', '.join(str(one.path) for one in list(tables.values())[:3])}."
         load = partial(_load_table, name, tables, audio_column)
+    elif path.is_dir() and not is_packed(path):
+        raise FileNotFoundError(
+            f"{name!r} holds no audio, no table of audio files and no data set, but {_what_is_in(path)}."
+        )
     else:
         hub_options = {option: named[option] for option in ("revision", "cache_dir")}
         builder = find_builder(name, path, named["config_name"], hub_options)
@@ -178,6 +183,11 @@ def _open(name: str, named: dict[str, Any], synthetic_options: dict[str, Any], a
         )
         return _Source(partial(build_split, builder, name), hint, partial(_report_rows, name, remarks))
     return _Source(_as_source(load), hint, partial(_report_rows, name, ()))
+
+
+def _what_is_in(path: Path) -> str:
+    counts = Counter(below.suffix or "without a suffix" for below in walk_files(path))
+    return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common()) or "nothing"
 
 
 def _as_source(load: Callable[[str], Dataset]) -> Callable[[str, bool], SpeechDataset]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
 from .audio_files import FoundFiles, count_files, search_folder, walk_files
+from .segments import TimeColumns
 from .tables import TABLE_SUFFIXES, Table, read_table
 
 SPLITS = {
@@ -87,7 +88,7 @@ def read_folder(folder: Path) -> FolderCorpus | None:
     Metadata tell which files are used, and have a column `file_name` with paths seen from their folder. A file
     belongs to the split that a folder above it is called, such as train/ or dev/; names of files do not matter. Where
     there is no such folder, all belong to "train"; where there are some, a folder beside them is a split of its own
-    name.
+    name. A column `split` of the metadata with nothing but names of splits goes before the folders.
 
     Returns:
         None where there is no audio in the folder.
@@ -123,7 +124,7 @@ def read_folder(folder: Path) -> FolderCorpus | None:
         else:
             rows.setdefault(split, []).append({"audio": full})
     columns = {split: _by_column(own) for split, own in rows.items()}
-    remarks = [*remarks, *_archives(found)]
+    remarks = [*remarks, *_archives(found, {table.path.suffix for table in tables}), *_listed_again(rows)]
     corpus = FolderCorpus(str(folder), columns, left_out, found.num_audio, tuple(remarks))
     if not columns:
         raise ValueError(f"Of the audio in {corpus.report('train', 0)}.")
@@ -156,11 +157,25 @@ def split_word(name: str) -> str | None:
     return _SPLIT_OF.get(re.split(r"[^a-z]", name.lower(), maxsplit=1)[0])
 
 
-def _archives(found: FoundFiles) -> list[str]:
-    """A remark about packed files, which may hold audio."""
-    packed = {suffix: count for suffix, count in sorted(found.others.items()) if suffix in _PACKED_SUFFIXES}
+def _archives(found: FoundFiles, tables: set[str]) -> list[str]:
+    """A remark about packed files, which may hold audio; tables that were read are none."""
+    packed = {
+        suffix: count
+        for suffix, count in sorted(found.others.items())
+        if suffix in _PACKED_SUFFIXES and suffix not in tables
+    }
     named = ", ".join(f"{count} {suffix}" for suffix, count in packed.items())
     return [f"{count_files(sum(packed.values()))} not unpacked ({named})"] if packed else []
+
+
+def _listed_again(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """A remark about files that the metadata list more than once, where the rows are no segments of them."""
+    every = [row for own in rows.values() for row in own]
+    if any(TimeColumns.find(list(row)).begin for row in every[:1]):
+        return []
+    again = [path for path, count in Counter(row["audio"] for row in every).items() if count > 1]
+    example = f", such as {os.path.basename(again[0])}" if again else ""
+    return [f"{count_files(len(again))} listed more than once in the metadata{example}"] if again else []
 
 
 def _tables(folder: Path) -> tuple[list[Table], list[str]]:
@@ -196,6 +211,8 @@ def _add_listed(
     column = table.path_column
     assert column is not None
     others = {name: values for name, values in table.columns.items() if name not in (column, "audio")}
+    stated = [split_word(str(value)) for value in others.get("split", ()) if value]
+    has_splits = bool(stated) and None not in stated
     for place, path in enumerate(table.resolved(column)):
         if path is None:
             continue
@@ -203,6 +220,8 @@ def _add_listed(
         below = PurePath(os.path.relpath(path, folder))
         is_below = below.parts[:1] != ("..",)
         split = splits.of(below if is_below else PurePath(os.path.relpath(table.path, folder)))
+        if has_splits and (own := others["split"][place]):
+            split = split_word(str(own)) or split
         row = {"audio": path, **{name: values[place] for name, values in others.items()}}
         rows.setdefault(split, []).append(row)
 

@@ -7,13 +7,18 @@ import csv
 import io
 import json
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import url2pathname
 
 import pyarrow.parquet
 
+from .audio_files import AUDIO_SUFFIXES
+from .ffmpeg import FFMPEG_SUFFIXES
 from .sound_file import is_remote
 
 TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".json", ".jsonl", ".parquet"))
@@ -43,12 +48,17 @@ class Table:
     @property
     def path_column(self) -> str | None:
         """The column that names the audio files, if one is called so."""
-        names = [name for name in (*PATH_COLUMNS, *self.columns) if name in self.columns]
-        return next((name for name in names if name in PATH_COLUMNS or name.endswith("_file_name")), None)
+        by_name = {name.lower(): name for name in reversed(self.columns)}
+        names = [by_name[name] for name in (*PATH_COLUMNS, *by_name) if name in by_name]
+        return next((name for name in names if name.lower() in PATH_COLUMNS or name.endswith("_file_name")), None)
 
     def resolved(self, column: str) -> list[str | None]:
-        """The paths of a column, those that are relative seen from the table or a usual folder beside it."""
-        values = [str(value).replace("\\", "/") if isinstance(value, str) else None for value in self.columns[column]]
+        """The paths of a column, those that are relative seen from the table or a usual folder beside it.
+
+        A file that is not there by its very name is found by one that differs in case, in Unicode's composition of
+        letters (which macOS changes), in white space around it or in an ending that is left out, if only one does.
+        """
+        values = [_plain_path(value) if isinstance(value, str) else None for value in self.columns[column]]
         relative = [value for value in values if value and not os.path.isabs(value) and not is_remote(value)]
         base = self.path.parent
         for name in _FOLDERS:
@@ -56,9 +66,42 @@ class Table:
                 base = base / name
                 break
         # Joined with an absolute path, the folder falls away.
+        near = _NearNames()
         return [
-            None if not value else value if is_remote(value) else os.path.normpath(base / value) for value in values
+            None if not value else value if is_remote(value) else near.of(os.path.normpath(base / value))
+            for value in values
         ]
+
+
+class _NearNames:
+    """Finds the file that a path may mean that leads to none."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, dict[str, list[str]]] = {}
+
+    def of(self, path: str) -> str:
+        """The path itself where there is something, or where not exactly one file is called nearly so."""
+        if os.path.lexists(path):
+            return path
+        folder, name = os.path.split(path)
+        if folder not in self._folders:
+            by_name = self._folders.setdefault(folder, {})
+            for present in os.listdir(folder) if os.path.isdir(folder) else ():
+                stem, suffix = os.path.splitext(_near(present))
+                by_name.setdefault(_near(present), []).append(present)
+                if suffix in AUDIO_SUFFIXES | FFMPEG_SUFFIXES:
+                    by_name.setdefault(stem, []).append(present)
+        found = self._folders[folder].get(_near(name), [])
+        return os.path.join(folder, found[0]) if len(found) == 1 else path
+
+
+def _near(name: str) -> str:
+    return unicodedata.normalize("NFC", name.strip()).casefold()
+
+
+def _plain_path(value: str) -> str:
+    """A path with slashes, without the `file://` of a URL."""
+    return url2pathname(value.removeprefix("file://")) if value.startswith("file:///") else value.replace("\\", "/")
 
 
 def read_table(path: Path) -> Table:
@@ -82,6 +125,8 @@ def _read_text(path: Path) -> str:
     try:
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return data.decode("utf-16")
+        if (nulls := data[:400].count(0)) > len(data[:400]) // 4:  # UTF-16 without a mark at its beginning
+            return data.decode("utf-16-le" if data[1:400:2].count(0) > nulls // 2 else "utf-16-be")
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
@@ -94,17 +139,21 @@ def _read_text(path: Path) -> str:
 def _json_rows(path: Path, text: str) -> list[dict[str, Any]]:
     """One object a line, or one list of objects."""
     if text.lstrip().startswith("["):
-        rows = json.loads(text)
+        rows = json.loads(text, parse_constant=_no_value)
     else:
         rows = []
         for number, line in enumerate(text.split("\n"), start=1):
             try:
-                rows += [json.loads(line)] if line.strip() else []
+                rows += [json.loads(line, parse_constant=_no_value)] if line.strip() else []
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}: line {number} is no JSON object ({error}).") from error
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path}: a JSON object is needed for every audio file, with its path and transcript.")
     return rows
+
+
+def _no_value(name: str) -> None:
+    """NaN, as pandas writes for what is missing."""
 
 
 def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -119,18 +168,20 @@ def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 
 def _separated(path: Path, text: str) -> Table:
     header = text.split("\n", 1)[0]
-    separator = max(",\t;", key=header.count) if path.suffix.lower() == ".csv" else "\t"
+    separator = max(",\t;|", key=header.count) if path.suffix.lower() == ".csv" else "\t"
     rows = _rows(text, separator)
     (_, names), *lines = rows
+    if twice := [name for name, count in Counter(names).items() if name.strip() and count > 1]:
+        raise ValueError(f"{path} has several columns {twice[0]!r}; give each a name of its own.")
     for number, row in lines:
-        if len(row) > len(names):
+        if any(row[len(names) :]):
             raise ValueError(
                 f"{path}: line {number} has {len(row)} fields, the header has {len(names)} ({', '.join(names)}); "
                 f'put double quotes around a text with "{separator}" in it.'
             )
     if not lines:
         raise ValueError(f"{path} has a header and no rows; write a line for every audio file.")
-    padded = [[*row, *[None] * (len(names) - len(row))] for _, row in lines]
+    padded = [[*row, *[None] * (len(names) - len(row))][: len(names)] for _, row in lines]
     return Table(path, {name.strip(): [row[place] for row in padded] for place, name in enumerate(names)})
 
 
