@@ -272,6 +272,17 @@ def test_openai_s_events(recognizer, server, rate):
     assert gone(server[0])
 
 
+def test_fields_that_change_nothing_are_named(server):
+    client = Client(server[1])
+    client.receive()
+    heard = {"format": {"type": "audio/pcm"}, "noise_reduction": None, "transcription": {"language": "en"}}
+    client.send("session.update", session={"type": "transcription", "include": ["x"], "audio": {"input": heard}})
+    updated = client.receive()
+    assert updated["type"] == "session.updated" and updated["session"]["audio"]["input"]["format"]["rate"] == 24_000
+    assert updated["ignored"] == ["include", "audio.input.transcription.language"]
+    client.socket.close()
+
+
 def test_vllm_s_events(recognizer, server):
     client = Client(server[1])
     created = client.receive()
@@ -392,7 +403,10 @@ def test_a_client_that_sends_too_fast_is_not_read(engine, monkeypatch):
         await asyncio.wait_for(session.handle(event), 60)
         await session.finish()
 
-    asyncio.run(talk())
+    try:
+        asyncio.run(talk())
+    finally:
+        gate.set()
     assert sent[-1]["type"] == f"{TRANSCRIPTION}.completed"
 
 

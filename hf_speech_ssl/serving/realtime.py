@@ -32,6 +32,11 @@ from .limits import Limits
 
 OPENAI_RATE, VLLM_RATE = 24_000, 16_000  # Hz, of clients that name none
 _TRANSCRIPTION = "conversation.item.input_audio_transcription"
+# The fields of a session that change something here; `session.updated` names the others that came.
+_FIELDS: dict[str, Any] = {
+    "type": {},
+    "audio": {"input": {"format": {"type": {}, "rate": {}}, "transcription": {"model": {}}, "turn_detection": {}}},
+}
 
 
 class BadEvent(ValueError):
@@ -177,7 +182,8 @@ class RealtimeSession:
             self.rate = check_rate(rate, "format")
         except AudioError as error:
             raise BadEvent("invalid_value", error.detail) from error
-        await self._event("session.updated", session=self._describe())
+        ignored = _unknown(source, _FIELDS)
+        await self._event("session.updated", session=self._describe(), **({"ignored": ignored} if ignored else {}))
 
     def _check_model(self, name: Any) -> None:
         if name not in (None, self.model):
@@ -218,6 +224,8 @@ class RealtimeSession:
         live = self.engine.join(listen, self.rate)
         holder.append(_Utterance(f"item_{uuid.uuid4().hex}", live))
         self._writer = asyncio.create_task(self._write(holder[0]))
+        # A client that has gone ends it by an error, which the connection's own end tells of.
+        self._writer.add_done_callback(lambda task: task.cancelled() or task.exception())
         return holder[0]
 
     async def _commit(self) -> None:
@@ -300,6 +308,17 @@ def _parse(message: str) -> dict[str, Any]:
     if not isinstance(event, dict):
         raise BadEvent("invalid_json", "An event must be a JSON object with a type.")
     return event
+
+
+def _unknown(values: dict[str, Any], known: dict[str, Any], above: str = "") -> list[str]:
+    """The names of the fields that `known` does not have, with those of the objects that they are in."""
+    found = []
+    for name, value in values.items():
+        if name not in known:
+            found += [above + name] if value is not None else []
+        elif isinstance(value, dict):
+            found += _unknown(value, known[name], f"{above}{name}.")
+    return found
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:
