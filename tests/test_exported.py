@@ -12,14 +12,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from helpers import babbler, speech_like, tiny_birq
+from helpers import babbler, speech_like, tiny_birq, tiny_chunkssl
 from test_streaming import speech
 
-from hf_speech_ssl import BiRQForCTC
+from hf_speech_ssl import BiRQForCTC, ChunkSSLForRNNT
 from hf_speech_ssl.cli import main
 from hf_speech_ssl.export import writing
 from hf_speech_ssl.export.graphs import make_step_graph
-from hf_speech_ssl.export.writing import write_graph
+from hf_speech_ssl.export.writing import export_model, write_graph
 from hf_speech_ssl.modeling.cache import ConformerCache
 from hf_speech_ssl.recognition.recognizer import Recognizer
 from hf_speech_ssl.recognition.streaming import StreamingTranscriber
@@ -191,6 +191,9 @@ def test_what_cannot_be_exported_is_refused(chunkssl, tmp_path, capsys):
     ):
         assert main(["export", model, out, *arguments]) == 1
         assert message in capsys.readouterr().err
+    config = tiny_chunkssl(vocab_size=chunkssl.model.config.vocab_size)
+    with pytest.raises(ValueError, match="A ChunkSSLForRNNT cannot be exported"):
+        export_model(Recognizer(ChunkSSLForRNNT(config), chunkssl.processor), tmp_path)
     (tmp_path / "file").touch()
     assert main(["export", model, str(tmp_path / "file")]) == 1
     assert "is a file" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from ..data.audio import SAMPLING_RATE
 from ..json_files import write_text
 from ..modeling.configuration_conformer import HOP_LENGTH
 from ..modeling.feature_extraction_speech_ssl import FRAME_LENGTH, SpeechSSLFeatureExtractor
+from ..modeling.modeling_ctc import ConformerForCTC
 from ..recognition.recognizer import Recognizer
 from ..recognition.streaming import bounded_left_context
 from .graphs import Graph, StepGraph, make_feature_graph, make_step_graph, make_utterance_graph
@@ -51,12 +52,13 @@ def export_model(
 
     Raises:
         ImportError: onnx or onnxscript is not installed; onnxruntime, for int8.
-        ValueError: the model is of another family, int8 is asked of the torch format, or there are no such chunks.
+        ValueError: the model is a transducer or of another family, int8 is asked of the torch format, or there are no
+            such chunks.
     """
     extractor = recognizer.processor.feature_extractor
-    if not isinstance(extractor, SpeechSSLFeatureExtractor) or not hasattr(recognizer.model.config, "frame_stacking"):
+    if not isinstance(extractor, SpeechSSLFeatureExtractor) or not isinstance(recognizer.model, ConformerForCTC):
         raise ValueError(
-            f"{type(recognizer.model).__name__} is of another family; CTC models of this package can be exported."
+            f"A {type(recognizer.model).__name__} cannot be exported; CTC models of BiRQ and Chunk SSL can."
         )
     if int8 and format != "onnx":
         raise ValueError("int8 is for ONNX; give --format onnx with it.")
