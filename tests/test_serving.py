@@ -153,13 +153,13 @@ def test_what_a_stream_remembers_is_bounded(stated, asked, chunks):
 # --- the engine ---
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_interleavings_give_everyone_their_own_text(recognizer, engine, seed):
     """Clients join, send blocks of any size, end and leave in any order."""
     rng = random.Random(seed)
-    audio = [samples_of(100 * seed + number, rng.uniform(0.0, 1.5)) for number in range(12)]
+    audio = [samples_of(100 * seed + number, rng.uniform(0.0, 1.0)) for number in range(8)]
     streams = {}
-    waiting, places = list(range(12)), dict.fromkeys(range(12), 0)
+    waiting, places = list(range(8)), dict.fromkeys(range(8), 0)
     while waiting:
         number = rng.choice(waiting)
         if number not in streams:
@@ -187,7 +187,7 @@ def test_random_interleavings_give_everyone_their_own_text(recognizer, engine, s
         assert all(later.startswith(earlier) for earlier, later in zip(finals, finals[1:], strict=False))
         assert listener.updates[-1].seconds == len(audio[number]) / 16_000
         texts.add(finals[-1])
-    assert len(texts) > 4
+    assert len(texts) > 3
 
 
 def test_streams_share_rounds_and_nobody_takes_more_than_a_chunk(engine):
@@ -205,12 +205,12 @@ def test_streams_share_rounds_and_nobody_takes_more_than_a_chunk(engine):
         listeners = [Collector() for _ in range(6)]
         for seed, listener in enumerate(listeners):
             live = engine.join(listener)
-            live.feed(samples_of(seed, 10.0 if seed == 0 else 0.2))
+            live.feed(samples_of(seed, 2.0 if seed == 0 else 0.2))
             live.finish()
     assert all(listener.over.wait(60) for listener in listeners)
     assert rounds[0][0] == 6 and max(streams for streams, _ in rounds) == 6
     assert all(audio <= streams * CHUNK_MS / 1000 + 1e-9 for streams, audio in rounds)
-    assert sum(audio for _, audio in rounds) == pytest.approx(11.0)
+    assert sum(audio for _, audio in rounds) == pytest.approx(3.0)
 
 
 def test_a_full_engine_takes_no_more_until_somebody_leaves(recognizer):
