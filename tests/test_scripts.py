@@ -12,11 +12,13 @@ import torch
 from helpers import tracked_pictures
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from transformers import pipeline
+from transformers import AutoConfig, AutoModelForCTC, pipeline
+from transformers.utils import logging as transformers_logging
 
 from hf_speech_ssl import BiRQForCTC, ChunkSSLForPreTraining, FSQModel, SpeechSSLFeatureExtractor
 from hf_speech_ssl.decoding import build_ctc_processor
 from hf_speech_ssl.run_folder import RunResults
+from hf_speech_ssl.training.building import load_model
 from hf_speech_ssl.training.updates import TrainStep
 
 pytest.importorskip("espeakng_loader")
@@ -159,6 +161,23 @@ def test_fine_tuning_begins_with_the_pretrained_encoder_unless_from_scratch(pret
     name = "encoder.feature_projection.weight"
     assert torch.equal(weights(tmp_path / "tuned")[name], weights(pretrained)[name])
     assert not torch.equal(weights(tmp_path / "scratch")[name], weights(pretrained)[name])
+
+
+def test_new_weights_are_named_in_one_line(pretrained, finetuned, caplog):
+    transformers_logging.enable_propagation()
+    config = AutoConfig.from_pretrained(pretrained, vocab_size=7)
+    load_model(AutoModelForCTC, config, str(pretrained))
+    (line,) = [record.getMessage() for record in caplog.records if "weights" in record.getMessage()]
+    assert line == (
+        f"BiRQForCTC from {pretrained}: new weights, random until they are trained (ctc_head.bias, ctc_head.weight)."
+    )
+    caplog.clear()
+    load_model(AutoModelForCTC, AutoConfig.from_pretrained(finetuned), str(finetuned))
+    assert not caplog.records
+    with pytest.raises(RuntimeError):
+        load_model(AutoModelForCTC, AutoConfig.from_pretrained(finetuned, vocab_size=7), str(finetuned))
+    assert "LOAD REPORT" in caplog.text, "with what is wrong"
+    transformers_logging.disable_propagation()
 
 
 def test_streaming_and_continuing_from_a_ctc_model(finetuned, tmp_path):

@@ -274,6 +274,11 @@ def test_empty_and_missing_transcripts_are_counted() -> None:
         "learned as silence"
     )
     assert read_transcripts(dataset, "text", most=1).texts == ["a"]
+    marked = Dataset.from_dict({"text": ["a <unk> b", "[laughter] [laughter]", "{NOISE} it is 5 % of 100%", "%h a"]})
+    assert read_transcripts(marked, "text").remark() == (
+        "marks in the transcripts are learned as words ([laughter] 2, <unk> 1, {NOISE} 1, %h 1): take out what "
+        "nobody says"
+    )
     for values in ([None, None], ["", None]):
         with pytest.raises(ValueError, match="Column 'text' has no transcript: . rows without a text"):
             read_transcripts(Dataset.from_dict({"text": values}).cast_column("text", Value("string")), "text")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Value
@@ -13,6 +14,8 @@ from datasets import ClassLabel, Dataset, Value
 from .builders import SpeechDataset
 
 _NUMBERS = ("int", "uint", "float", "decimal")
+# Sounds and gaps in brackets or behind a per cent sign, as corpora write what nobody says.
+_MARK = re.compile(r"<[^<>]{1,30}>|\[[^\[\]]{1,30}\]|\{[^{}]{1,30}\}|(?<!\S)%[^\W\d]\w*")
 _TEXTS = ("string", "large_string", "null")
 
 
@@ -88,11 +91,13 @@ class Transcripts:
         texts: those with something in them.
         missing: rows without one.
         empty: rows whose transcript is empty once it is normalized, by what it was before.
+        marks: what stands in brackets, such as [laughter], and becomes words.
     """
 
     texts: list[str]
     missing: int
     empty: Counter[str]
+    marks: Counter[str] = field(default_factory=Counter)
 
     def remark(self) -> str:
         """What is worth a warning, or nothing."""
@@ -102,6 +107,9 @@ class Transcripts:
         if count := self.empty.total():
             examples = ", ".join(repr(text) for text, _ in self.empty.most_common(3))
             parts.append(f"{count} transcripts are empty after normalization ({examples}) and are learned as silence")
+        if self.marks:
+            examples = ", ".join(f"{mark} {count}" for mark, count in self.marks.most_common(5))
+            parts.append(f"marks in the transcripts are learned as words ({examples}): take out what nobody says")
         return "; ".join(parts)
 
 
@@ -123,13 +131,14 @@ def read_transcripts(
     if most is not None:
         rows = rows.take(min(most, len(rows)) if isinstance(rows, Dataset) else most)  # type: ignore[attr-defined]
     texts: list[str] = []
-    missing, empty = 0, Counter[str]()
+    missing, empty, marks = 0, Counter[str](), Counter[str]()
     for row in rows:
         text = column.read(row)
         if text is None:
             missing += 1
         elif normalized := normalize(text).strip():
             texts.append(normalized)
+            marks.update(_MARK.findall(text))
         else:
             empty[text] += 1
     if not texts:
@@ -137,4 +146,4 @@ def read_transcripts(
             f"Column {name!r} has no transcript: {missing} rows without a text, {empty.total()} with an empty one. "
             f"Name the column with the transcripts."
         )
-    return Transcripts(texts, missing, empty)
+    return Transcripts(texts, missing, empty, marks)

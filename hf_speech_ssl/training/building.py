@@ -2,7 +2,11 @@
 
 import ast
 import difflib
+import logging
+import os
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from hf_speech_ssl.families import family_of_preset
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
+
+logger = logging.getLogger(__name__)
 
 
 def make_config(
@@ -58,9 +64,51 @@ def load_model(model_class: Any, config: PreTrainedConfig, pretrained: str | Non
             f"{type(config).__name__}."
         )
     if pretrained is not None:
-        return model_class.from_pretrained(pretrained, config=config, dtype=torch.float32)
+        with _own_words():
+            model, loading = model_class.from_pretrained(
+                pretrained, config=config, dtype=torch.float32, output_loading_info=True
+            )
+        if os.environ.get("RANK", "0") == "0" and (remark := loading_in_words(loading)):
+            logger.warning("%s from %s: %s.", type(model).__name__, pretrained, remark)
+        return model
     from_config = getattr(model_class, "from_config", None) or model_class._from_config
     return from_config(config, dtype=torch.float32)
+
+
+def loading_in_words(loading: Mapping[str, Any]) -> str:
+    """What transformers' loading info tells of weights that the model or the checkpoint does not have."""
+    parts = [
+        f"{what} ({', '.join(sorted(names))})"
+        for what, names in (
+            ("new weights, random until they are trained", loading["missing_keys"]),
+            ("weights of the checkpoint that the model does not use", loading["unexpected_keys"]),
+        )
+        if names
+    ]
+    return "; ".join(parts)
+
+
+@contextmanager
+def _own_words() -> Iterator[None]:
+    """Hold transformers' table of new weights back, unless loading fails."""
+    theirs, held = logging.getLogger("transformers.modeling_utils"), list[logging.LogRecord]()
+
+    def passes(record: logging.LogRecord) -> bool:
+        is_report = "LOAD REPORT" in record.getMessage()
+        if is_report:
+            held.append(record)
+        return not is_report
+
+    theirs.addFilter(passes)
+    try:
+        yield
+    except BaseException:
+        theirs.removeFilter(passes)
+        for record in held:
+            theirs.handle(record)
+        raise
+    finally:
+        theirs.removeFilter(passes)
 
 
 def load_with_new_head(model_class: Any, config: PreTrainedConfig, pretrained: str) -> PreTrainedModel:
