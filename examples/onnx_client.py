@@ -17,6 +17,7 @@ class Transcriber:
     """One stream. Samples come at any time; the text so far goes out."""
 
     def __init__(self, folder: str):
+        onnxruntime.disable_telemetry_events()
         self.info = json.loads((Path(folder) / "export.json").read_text(encoding="utf-8"))
         files = {name: str(Path(folder) / file) for name, file in self.info["files"].items()}
         self.features, self.step = (onnxruntime.InferenceSession(files[name]) for name in ("features", "step"))
