@@ -75,6 +75,30 @@ class DecodingOptions:
     )
 
 
+@dataclass(frozen=True)
+class EndpointOptions:
+    """When a segment of a live stream ends: the first of three rules that holds, each of them off by default."""
+
+    silence_seconds: float | None = flag(None, "end a segment after so many seconds of silence behind speech")
+    no_speech_seconds: float | None = flag(None, "tell after so many seconds of silence before any speech, once")
+    max_segment_seconds: float | None = flag(None, "end a segment that is so long, behind its last whole word")
+    voice_detector: Literal["none", "silero"] = flag(
+        "none",
+        "silence is what the model finds no words in; silero: what silero-vad finds no voice in, which is not "
+        "transcribed, and costs next to nothing",
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("silence_seconds", "no_speech_seconds", "max_segment_seconds"):
+            seconds = getattr(self, name)
+            if seconds is not None and not seconds > 0:
+                raise ValueError(f"--{name} must be above 0, got {seconds}; leave it out for no such rule.")
+        if self.voice_detector != "none" and self.silence_seconds is None:
+            raise ValueError(
+                "A voice detector needs to know when speech is over: give --silence_seconds too, such as 0.8."
+            )
+
+
 class OptionParser(ArgumentParser):
     """A parser whose help keeps the description's lines, and whose errors are one line."""
 

@@ -340,7 +340,7 @@ def test_what_cannot_work_is_refused_before_the_work(saved, talks, tmp_path, cap
 
 
 def test_subtitles_need_word_times(saved, talks, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("hf_speech_ssl.decoding.text.CharacterText.finished", lambda text: ("a b", None))
+    monkeypatch.setattr("hf_speech_ssl.decoding.text.WordText.finished", lambda text: ("a b", None))
     assert run(saved, str(talks[0]), "--format", "vtt") == 1
     assert "Subtitles need word times" in capsys.readouterr().err
     assert run(saved, str(talks[0]), "--format", "json") == 0

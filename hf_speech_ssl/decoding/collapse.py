@@ -18,11 +18,15 @@ IMPOSSIBLE = -1e4  # log-probability that stands for minus infinity, so that sco
 
 
 class TokenSpan(NamedTuple):
-    """One decoded token and the frames [start_frame, end_frame) that emitted it."""
+    """One decoded token, the frames [start_frame, end_frame) that emitted it, and its log-probability at the best.
+
+    That is `None` where the decoder does not tell it.
+    """
 
     token_id: int
     start_frame: int
     end_frame: int
+    log_prob: float | None = None
 
 
 def greedy_ctc(
@@ -83,8 +87,8 @@ def best_tokens(
     logits_or_ids: torch.Tensor | NDArray[np.generic],
     lengths: torch.Tensor | Sequence[int] | None,
     blank_token_id: int,
-) -> tuple[list[list[int]], list[float], list[int]]:
-    """The best token of each frame, (B, T), the sum of an utterance's best logits, (B,), and its frames, (B,).
+) -> tuple[list[list[int]], list[list[float]], list[int]]:
+    """The best token of each frame, (B, T), its logit, (B, lengths), and the frames of each utterance, (B,).
 
     Arguments and errors as in `greedy_ctc`. Lists, because a streaming step has a few frames only.
     """
@@ -102,13 +106,13 @@ def best_tokens(
         raise ValueError(f"blank_token_id {blank_token_id} is none of the {values.shape[2]} tokens of the logits.")
     ends = _as_lengths(lengths, batch, frames)
     if not is_logits:
-        return values.tolist(), [0.0] * batch, ends
+        return values.tolist(), [[0.0] * end for end in ends], ends
     best, ids = values.max(-1)
     scores = [
-        sum(one if math.isnan(one) else max(one, IMPOSSIBLE) for one in row[:end])
+        [one if math.isnan(one) else max(one, IMPOSSIBLE) for one in row[:end]]
         for row, end in zip(best.tolist(), ends, strict=True)
     ]
-    if any(map(math.isnan, scores)):  # a maximum over NaN is NaN
+    if any(map(math.isnan, itertools.chain(*scores))):  # a maximum over NaN is NaN
         raise ValueError("The logits hold NaN: the model or its input is broken (diverged training, bad audio).")
     return ids.tolist(), scores, ends
 

@@ -67,6 +67,15 @@ class Decoder(ABC, Generic[State]):
     def finish(self, state: State) -> list[Hypothesis]:
         """The hypotheses of an utterance that has ended, the best one first, at least one. Its state is used up."""
 
+    def divide(self, state: State) -> tuple[list[Hypothesis], State, int]:
+        """End an utterance whose audio goes on, and begin the next one. No token is lost.
+
+        Returns:
+            The hypotheses of the utterance that ends, the state of the next one, and how many of the frames that have
+            come belong to that: a word that was not yet final may be left to it. The old state is used up.
+        """
+        return self.finish(state), self.start(), 0
+
     def __call__(self, frames: torch.Tensor, lengths: torch.Tensor | Sequence[int]) -> list[list[Hypothesis]]:
         """Decode whole utterances.
 

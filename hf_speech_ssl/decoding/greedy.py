@@ -37,7 +37,8 @@ class GreedyDecoder(Decoder[GreedyState]):
     """The best path, one hypothesis per utterance.
 
     Args:
-        tokenizer: of any CTC model; words get times with `Wav2Vec2CTCTokenizer`, the one that has a word delimiter.
+        tokenizer: of any CTC model; words get times where it has a word delimiter (`Wav2Vec2CTCTokenizer`), or
+            marks the pieces that begin words, as SentencePiece and byte-level BPE do.
         seconds_per_frame: `config.inputs_to_logits_ratio / feature_extractor.sampling_rate`.
     """
 
@@ -50,20 +51,26 @@ class GreedyDecoder(Decoder[GreedyState]):
     def step(self, states: Sequence[GreedyState], frames: torch.Tensor, lengths: Sequence[int]) -> None:
         blank = self.tokenizer.pad_token_id
         ids, scores, _ = best_tokens(frames, lengths, blank)
-        for state, row, score, length in zip(states, ids, scores, lengths, strict=True):
+        for state, row, best, length in zip(states, ids, scores, lengths, strict=True):
             if not length:
                 continue
             for token, start, end in token_runs(row[:length], blank):
+                log_prob = max(best[start:end])
                 if start == 0 and token == state.last_id:
-                    state.builder.extend(state.frames + end)
+                    state.builder.extend(state.frames + end, log_prob)
                 else:
-                    state.builder.add(TokenSpan(token, state.frames + start, state.frames + end))
+                    state.builder.add(TokenSpan(token, state.frames + start, state.frames + end, log_prob))
             state.frames += length
             state.last_id = row[length - 1]
-            state.score += score
+            state.score += sum(best)
 
     def hypothesis(self, state: GreedyState) -> StreamingText:
         return state.builder.partial()
+
+    def divide(self, state: GreedyState) -> tuple[list[Hypothesis], GreedyState, int]:
+        builder, begin = state.builder.divide(state.frames)
+        rest = GreedyState(builder, state.frames - begin, state.last_id)
+        return self.finish(state), rest, rest.frames
 
     def finish(self, state: GreedyState) -> list[Hypothesis]:
         text, words = state.builder.finished()

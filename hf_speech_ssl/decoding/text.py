@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -12,8 +13,9 @@ from transformers import PreTrainedTokenizerBase, Wav2Vec2CTCTokenizer
 from .collapse import TokenSpan
 from .scripts import may_divide
 
-LONGEST_WORD = 60  # characters; more without a delimiter are divided
 WORD_START = "\u2581"  # SentencePiece's mark of the beginning of a word, a low block
+WORD_MARKS = (WORD_START, "Ġ")  # and that of byte-level BPE
+LONGEST_WORD = 60  # tokens; more without a delimiter are divided
 LONGEST_PAUSE = 1.0  # seconds; a longer pause divides what no delimiter divides
 
 
@@ -23,12 +25,20 @@ class TimedText:
 
     Attributes:
         joined: whether no space stands between this word and the one before it.
+        confidence: of a word, between 0 and 1; `None` where the decoder has none. It is the product over the word's
+            tokens of the probability that the model gives each at its best frame. `benchmarks/confidence.py` measures
+            how often words of a confidence are right.
     """
 
     text: str
     start: float
     end: float
     joined: bool = False
+    confidence: float | None = field(default=None, compare=False)
+
+    def moved(self, seconds: float) -> TimedText:
+        """The same that many seconds later."""
+        return replace(self, start=self.start + seconds, end=self.end + seconds)
 
 
 @dataclass(frozen=True)
@@ -55,10 +65,70 @@ class StreamingText:
     Attributes:
         text: everything; its last word may still grow.
         final: the part of `text` that will not change any more: it only ever grows, and `text` begins with it.
+        words: the words of `text` with times; `None` where the tokenizer or the decoder does not tell them.
+        num_final_words: so many of them, from the first on, will not change any more.
+        end: seconds at which the last token ends; 0 where there is none.
     """
 
     text: str
     final: str
+    words: Sequence[TimedText] | None = None
+    num_final_words: int = 0
+    end: float = 0.0
+
+
+class Spelling(Protocol):
+    """How the tokens of a tokenizer make words."""
+
+    def is_delimiter(self, token_id: int) -> bool:
+        """Whether a token stands between words and belongs to none."""
+
+    def begins_word(self, token_id: int) -> bool:
+        """Whether a token is the first one of a word."""
+
+    def piece(self, token_id: int) -> str:
+        """The characters of a token."""
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """The text of the tokens of a word, merged already."""
+
+
+@dataclass(frozen=True)
+class CharacterSpelling:
+    """Characters, with a delimiter between words."""
+
+    tokenizer: Wav2Vec2CTCTokenizer
+
+    def is_delimiter(self, token_id: int) -> bool:
+        return token_id == self.tokenizer.word_delimiter_token_id
+
+    def begins_word(self, token_id: int) -> bool:
+        return False
+
+    def piece(self, token_id: int) -> str:
+        return str(self.tokenizer.convert_ids_to_tokens(token_id))
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        return ctc_text(token_ids, self.tokenizer)
+
+
+@dataclass(frozen=True)
+class PieceSpelling:
+    """Pieces of words, as of SentencePiece or BPE, of which the first one of a word begins with a mark."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def is_delimiter(self, token_id: int) -> bool:
+        return False
+
+    def begins_word(self, token_id: int) -> bool:
+        return str(self.tokenizer.convert_ids_to_tokens(token_id)).startswith(WORD_MARKS)
+
+    def piece(self, token_id: int) -> str:
+        return str(self.tokenizer.convert_ids_to_tokens(token_id)).lstrip("".join(WORD_MARKS))
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        return decoded(token_ids, self.tokenizer).strip()
 
 
 class TextBuilder(Protocol):
@@ -67,63 +137,91 @@ class TextBuilder(Protocol):
     def add(self, span: TokenSpan) -> None:
         """Append a token."""
 
-    def extend(self, end_frame: int) -> None:
+    def extend(self, end_frame: int, log_prob: float) -> None:
         """Move the end of the last token, which goes on in frames that came later."""
 
     def partial(self) -> StreamingText:
         """The text so far."""
 
-    def fork(self) -> TextBuilder:
-        """A copy, for tokens that may turn out to be others."""
+    def divide(self, frames: int) -> tuple[TextBuilder, int]:
+        """Leave the last word, which may still grow, to another builder, unless it is the only one.
+
+        Args:
+            frames: that have come.
+
+        Returns:
+            The other builder, whose frames count from the beginning of that word, and that frame.
+        """
 
     def finished(self) -> tuple[str, list[TimedText] | None]:
         """The whole text, and its words with times."""
 
 
 @dataclass
-class CharacterText:
-    """The text of a character tokenizer. What a token costs does not depend on how many came before it.
+class WordText:
+    """Text in words with times. What a token costs does not depend on how many came before it.
 
-    A word ends at a delimiter. Where there is none, it ends between characters of a script without spaces, at a pause
-    of a second, and, if it has 60 characters, at its longest pause. A word that has ended does not change any more.
+    A word ends at a delimiter, or where the next one begins. Where there is neither, it ends between characters of a
+    script without spaces, at a pause of a second, and, if it has 60 tokens, at its longest pause. A word that has
+    ended does not change any more.
 
     Args:
-        tokenizer: with a word delimiter.
+        spelling: how tokens make words.
         seconds_per_frame: seconds between two frames.
+        space: what stands between words.
     """
 
-    tokenizer: Wav2Vec2CTCTokenizer
+    spelling: Spelling
     seconds_per_frame: float
+    space: str = " "
     words: list[TimedText] = field(default_factory=list)  # that have ended
     _text: str = ""  # of these words, with the spaces between them and behind them
     _new: list[str] = field(default_factory=list)  # what is not yet in that text
     _last_word: list[TokenSpan] = field(default_factory=list)
     _joined: bool = False  # whether the last word follows the word before it without a space
+    _end_frame: int = 0  # after the last token
 
     def __post_init__(self) -> None:
         _check_frame(self.seconds_per_frame)
 
     def add(self, span: TokenSpan) -> None:
-        if span.token_id == self.tokenizer.word_delimiter_token_id:
+        self._end_frame = span.end_frame
+        delimiter = self.spelling.is_delimiter(span.token_id)
+        if delimiter or self.spelling.begins_word(span.token_id):
             self._end_word(len(self._last_word))
-            self._new.append(self.tokenizer.replace_word_delimiter_char)
+            self._new.append(self.space)
             self._joined = False
-            return
-        if self._last_word:
+        elif self._last_word:
             self._divide_before(span)
-        self._last_word.append(span)
+        if not delimiter:
+            self._last_word.append(span)
 
-    def extend(self, end_frame: int) -> None:
+    def extend(self, end_frame: int, log_prob: float) -> None:
+        self._end_frame = end_frame
         if self._last_word:
-            self._last_word[-1] = self._last_word[-1]._replace(end_frame=end_frame)
+            last = self._last_word[-1]
+            best = log_prob if last.log_prob is None else max(last.log_prob, log_prob)
+            self._last_word[-1] = last._replace(end_frame=end_frame, log_prob=best)
 
     def partial(self) -> StreamingText:
-        ended = self._ended_text()
-        return StreamingText((ended + self._text_of(self._last_word)).strip(), ended.strip())
+        ended, words = self._ended_text(), self.words
+        if text := self._text_of(self._last_word):
+            words = [*words, self._timed(text, self._last_word)]
+        end = self._end_frame * self.seconds_per_frame
+        return StreamingText((ended + text).strip(), ended.strip(), words, len(self.words), end)
 
-    def fork(self) -> CharacterText:
-        lists = {"words": self.words, "_new": self._new, "_last_word": self._last_word}
-        return replace(self, **{name: list(values) for name, values in lists.items()})
+    def divide(self, frames: int) -> tuple[WordText, int]:
+        rest = WordText(self.spelling, self.seconds_per_frame, self.space)
+        if not self.words or not self._last_word:
+            return rest, frames
+        begin = self._last_word[0].start_frame
+        moved = [one._replace(start_frame=one.start_frame - begin, end_frame=one.end_frame - begin)
+                 for one in self._last_word]  # fmt: skip
+        self._last_word, rest._last_word, rest._end_frame = [], moved, self._end_frame - begin
+        return rest, begin
+
+    def fork(self) -> WordText:
+        return replace(self, words=list(self.words), _new=list(self._new), _last_word=list(self._last_word))
 
     def finished(self) -> tuple[str, list[TimedText]]:
         self._end_word(len(self._last_word))
@@ -136,9 +234,9 @@ class CharacterText:
 
     def _divide_before(self, span: TokenSpan) -> None:
         last = self._last_word[-1]
-        before, after = (str(self.tokenizer.convert_ids_to_tokens(one.token_id)) for one in (last, span))
+        before, after = (self.spelling.piece(one.token_id) for one in (last, span))
         pause = (span.start_frame - last.end_frame) * self.seconds_per_frame
-        if pause >= LONGEST_PAUSE or may_divide(before, after):
+        if pause >= LONGEST_PAUSE or (before and after and may_divide(before, after)):
             self._end_word(len(self._last_word))
         elif len(self._last_word) == LONGEST_WORD:
             ends = np.array([one.end_frame for one in self._last_word])
@@ -150,22 +248,21 @@ class CharacterText:
         """End a word after so many tokens; the others are the beginning of the next one."""
         ended, self._last_word = self._last_word[:length], self._last_word[length:]
         if text := self._text_of(ended):
-            start, end = (ended[0].start_frame, ended[-1].end_frame)
-            self.words.append(
-                TimedText(text, start * self.seconds_per_frame, end * self.seconds_per_frame, self._joined)
-            )
+            self.words.append(self._timed(text, ended))
             self._new.append(text)
         self._joined = bool(ended)
 
+    def _timed(self, text: str, spans: Sequence[TokenSpan]) -> TimedText:
+        start, end = spans[0].start_frame * self.seconds_per_frame, spans[-1].end_frame * self.seconds_per_frame
+        return TimedText(text, start, end, self._joined, word_confidence(spans))
+
     def _text_of(self, spans: Sequence[TokenSpan]) -> str:
-        return ctc_text([span.token_id for span in spans], self.tokenizer) if spans else ""
+        return self.spelling.text([span.token_id for span in spans]) if spans else ""
 
 
 @dataclass
-class SentencePieceText:
-    """The text of a tokenizer whose pieces say where words begin: "▁" stands before a word. Words have times.
-
-    In a script without spaces, a word ends with a piece; see [`may_divide`].
+class PlainText:
+    """The text of a tokenizer that does not mark where words begin; its words have no times.
 
     Args:
         tokenizer: with a pad token, the blank.
@@ -174,98 +271,57 @@ class SentencePieceText:
 
     tokenizer: PreTrainedTokenizerBase
     seconds_per_frame: float
-    words: list[TimedText] = field(default_factory=list)  # that have ended
-    _text: str = ""  # of these words
-    _last_word: list[TokenSpan] = field(default_factory=list)
-    _last_text: str = ""
-    _joined: bool = False
-
-    def __post_init__(self) -> None:
-        _check_frame(self.seconds_per_frame)
-
-    def add(self, span: TokenSpan) -> None:
-        piece = str(self.tokenizer.convert_ids_to_tokens(span.token_id))
-        if piece.startswith(WORD_START):
-            self._end_word(joined=False)
-        elif self._last_text and may_divide(self._last_text, piece):
-            self._end_word(joined=True)
-        self._last_word.append(span)
-        self._last_text = decoded([one.token_id for one in self._last_word], self.tokenizer).strip()
-
-    def extend(self, end_frame: int) -> None:
-        if self._last_word:
-            self._last_word[-1] = self._last_word[-1]._replace(end_frame=end_frame)
-
-    def partial(self) -> StreamingText:
-        return StreamingText(self._with_space(self._last_text), self._text)
-
-    def fork(self) -> SentencePieceText:
-        return replace(self, words=list(self.words), _last_word=list(self._last_word))
-
-    def finished(self) -> tuple[str, list[TimedText]]:
-        self._end_word(joined=False)
-        return self._text, self.words
-
-    def _with_space(self, text: str) -> str:
-        return f"{self._text}{'' if self._joined or not self._text or not text else ' '}{text}"
-
-    def _end_word(self, joined: bool) -> None:
-        """End the last word, if there is one; the next one follows it with or without a space."""
-        if self._last_text:
-            start, end = self._last_word[0].start_frame, self._last_word[-1].end_frame
-            times = (start * self.seconds_per_frame, end * self.seconds_per_frame)
-            self.words.append(TimedText(self._last_text, *times, self._joined))
-            self._text, self._joined = self._with_space(self._last_text), joined
-        self._last_word, self._last_text = [], ""
-
-
-@dataclass
-class PieceText:
-    """The text of a tokenizer whose tokens are pieces of anything; its words have no times.
-
-    Args:
-        tokenizer: with a pad token, the blank.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
     _ids: list[int] = field(default_factory=list)
+    _end_frame: int = 0
 
     def add(self, span: TokenSpan) -> None:
         self._ids.append(span.token_id)
+        self._end_frame = span.end_frame
 
-    def extend(self, end_frame: int) -> None:
-        pass  # tokens have no times
+    def extend(self, end_frame: int, log_prob: float) -> None:
+        self._end_frame = end_frame
 
-    def fork(self) -> PieceText:
+    def fork(self) -> PlainText:
         return replace(self, _ids=list(self._ids))
 
     def partial(self) -> StreamingText:
         text, _ = self.finished()
-        return StreamingText(text, text.rpartition(" ")[0].rstrip())
+        end = self._end_frame * self.seconds_per_frame
+        return StreamingText(text, text.rpartition(" ")[0].rstrip(), end=end)
+
+    def divide(self, frames: int) -> tuple[PlainText, int]:
+        return PlainText(self.tokenizer, self.seconds_per_frame), frames
 
     def finished(self) -> tuple[str, None]:
-        return decoded(self._ids, self.tokenizer), None
+        return decoded(self._ids, self.tokenizer).strip(), None
 
 
 def make_text_builder(tokenizer: PreTrainedTokenizerBase, seconds_per_frame: float) -> TextBuilder:
     """The builder for a tokenizer."""
+    spelling = make_spelling(tokenizer)
+    if spelling is None:
+        return PlainText(tokenizer, seconds_per_frame)
+    return WordText(spelling, seconds_per_frame, getattr(tokenizer, "replace_word_delimiter_char", " "))
+
+
+def make_spelling(tokenizer: PreTrainedTokenizerBase) -> Spelling | None:
+    """How a tokenizer's tokens make words; `None` where they do not tell."""
     if isinstance(tokenizer, Wav2Vec2CTCTokenizer):
-        return CharacterText(tokenizer, seconds_per_frame)
-    if has_word_starts(tokenizer):
-        return SentencePieceText(tokenizer, seconds_per_frame)
-    return PieceText(tokenizer)
+        return CharacterSpelling(tokenizer)
+    return PieceSpelling(tokenizer) if any(word_starts(tokenizer)) else None
 
 
-def has_word_starts(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the pieces that begin words are marked, as SentencePiece does it."""
-    return any(piece.startswith(WORD_START) for piece in tokenizer.get_vocab())
+def word_confidence(spans: Sequence[TokenSpan]) -> float | None:
+    """The confidence of a word's tokens, see [`TimedText`]; `None` where one of them has no probability."""
+    known = [span.log_prob for span in spans if span.log_prob is not None]
+    return math.exp(min(0.0, sum(known))) if len(known) == len(spans) else None
 
 
 def word_starts(tokenizer: PreTrainedTokenizerBase) -> list[bool]:
     """For each token id, whether a word begins with it, or behind it if it is a word delimiter."""
     delimiter = getattr(tokenizer, "word_delimiter_token", None)
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    return [piece == delimiter or str(piece).startswith(WORD_START) for piece in pieces]
+    return [piece == delimiter or str(piece).startswith(WORD_MARKS) for piece in pieces]
 
 
 def decoded(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
@@ -309,9 +365,9 @@ def word_times(
 ) -> list[TimedText]:
     """Words with times, from the first frame of the first character to the last frame of the last one.
 
-    Arguments and errors as in `character_times`; see [`CharacterText`] for where words end.
+    Arguments and errors as in `character_times`; see [`WordText`] for where words end.
     """
-    builder = CharacterText(tokenizer, seconds_per_frame)
+    builder = WordText(CharacterSpelling(tokenizer), seconds_per_frame, tokenizer.replace_word_delimiter_char)
     for span in spans:
         builder.add(span)
     return builder.finished()[1]
@@ -326,8 +382,15 @@ def move_hypothesis(hypothesis: Hypothesis, seconds: float) -> Hypothesis:
     """The same hypothesis that many seconds later."""
     if hypothesis.words is None:
         return hypothesis
-    words = [TimedText(word.text, word.start + seconds, word.end + seconds, word.joined) for word in hypothesis.words]
-    return Hypothesis(hypothesis.text, hypothesis.score, words)
+    return Hypothesis(hypothesis.text, hypothesis.score, [word.moved(seconds) for word in hypothesis.words])
+
+
+def _one_word(first: TimedText, second: TimedText) -> TimedText:
+    """The two halves of a word."""
+    confidence = None
+    if first.confidence is not None and second.confidence is not None:
+        confidence = first.confidence * second.confidence
+    return TimedText(first.text + second.text, first.start, second.end, first.joined, confidence)
 
 
 def join_hypotheses(first: Hypothesis, second: Hypothesis, begins_word: bool) -> Hypothesis:
@@ -344,8 +407,8 @@ def join_hypotheses(first: Hypothesis, second: Hypothesis, begins_word: bool) ->
         if not begins_word and first.words and second.words:
             last, rest = first.words[-1], second.words[0]
             if may_divide(last.text, rest.text) or rest.start - last.end >= LONGEST_PAUSE:
-                middle = [last, TimedText(rest.text, rest.start, rest.end, joined=True)]
+                middle = [last, replace(rest, joined=True)]
             else:
-                middle = [TimedText(last.text + rest.text, last.start, rest.end, last.joined)]
+                middle = [_one_word(last, rest)]
             words = [*first.words[:-1], *middle, *second.words[1:]]
     return Hypothesis(first.text + space + second.text, first.score + second.score, words)

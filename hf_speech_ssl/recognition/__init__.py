@@ -9,12 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .events import EndpointEvent, Event, FinalEvent, PartialEvent, Word, WordEvent, event_json
     from .long_form import LongFormRecognizer, Transcript
     from .packing import can_pack, pack_layers
     from .recognizer import Recognizer
     from .streaming import Stream, StreamingBatch, StreamingTranscriber
 
 _MODULES = {
+    "EndpointEvent": "events",
+    "Event": "events",
+    "FinalEvent": "events",
+    "PartialEvent": "events",
+    "Word": "events",
+    "WordEvent": "events",
+    "event_json": "events",
     "LongFormRecognizer": "long_form",
     "Recognizer": "recognizer",
     "Stream": "streaming",
@@ -25,13 +33,20 @@ _MODULES = {
     "pack_layers": "packing",
 }
 __all__ = [
+    "EndpointEvent",
+    "Event",
+    "FinalEvent",
     "LongFormRecognizer",
+    "PartialEvent",
     "Recognizer",
     "Stream",
     "StreamingBatch",
     "StreamingTranscriber",
     "Transcript",
+    "Word",
+    "WordEvent",
     "can_pack",
+    "event_json",
     "pack_layers",
 ]
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..data.audio import SAMPLING_RATE, AudioError, array_to_mono
 from ..modeling.configuration_conformer import HOP_LENGTH
 from ..modeling.feature_extraction_speech_ssl import FRAME_LENGTH, num_frames
+from .voice import VoiceGate
 
 _MANY_CHANNELS = 32  # an axis longer than that holds samples
 
@@ -25,10 +26,12 @@ class StreamInput:
     Args:
         extractor: a `SpeechSSLFeatureExtractor`.
         number: of the stream, for messages.
+        gate: lets audio with a voice through, and no other; all audio without one.
     """
 
-    def __init__(self, extractor: Any, number: int):
-        self.extractor, self.number = extractor, number
+    def __init__(self, extractor: Any, number: int, gate: VoiceGate | None = None):
+        self.extractor, self.number, self.gate = extractor, number, gate
+        self.ended = False
         self.samples: NDArray[np.float32] = np.zeros(0, dtype=np.float32)  # at 16 kHz, not yet in a whole frame
         self.features = torch.zeros(0, extractor.feature_size)  # (F, mel bins), not yet used
         self.seconds = 0.0  # of audio that came in
@@ -73,12 +76,31 @@ class StreamInput:
         if not self.seconds and rate != SAMPLING_RATE:
             self.rate, self._resampler = rate, soxr.ResampleStream(rate, SAMPLING_RATE, 1, dtype="float32")
         self.seconds += len(block) / self.rate
-        self._extract(block if self._resampler is None else self._resampler.resample_chunk(block))
+        self._take(block if self._resampler is None else self._resampler.resample_chunk(block))
 
     def end(self) -> None:
-        """Take what is left in the resampler."""
+        """Take what is left in the resampler; no more will come."""
+        self.ended = True
         if self._resampler is not None:
-            self._extract(self._resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
+            self._take(self._resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
+
+    def advance(self, frames: int) -> None:
+        """Let the gate look at what has come, until so many feature frames are there or a segment ends."""
+        while self.gate is not None and len(self.features) < frames:
+            block = self.gate.next(self.ended)
+            if block is None:
+                return
+            self._extract(block)
+
+    def clear(self) -> None:
+        """Forget what is less than a frame, at the end of a segment."""
+        self.samples, self.features = self.samples[:0], self.features[:0]
+
+    def _take(self, block: NDArray[np.float32]) -> None:
+        if self.gate is None:
+            self._extract(block)
+        else:
+            self.gate.add(block)
 
     def drop(self, frames: int) -> None:
         """Forget the first feature frames, which have been used."""

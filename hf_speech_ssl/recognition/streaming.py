@@ -24,9 +24,15 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from ..data.audio import SAMPLING_RATE
 from ..decoding import Decoder, Hypothesis, StreamingText, decoder_frames, greedy_decoder, is_transducer
-from ..decoding.text import word_starts
+from ..decoding.text import join_hypotheses, move_hypothesis, word_starts
 from ..modeling.cache import ConformerCache
+from ..options import EndpointOptions
+from .events import Event, Reason
+from .stream_events import StreamEvents
 from .stream_input import StreamInput
+from .voice import SileroDetector, VoiceDetector, VoiceGate, silence_rule
+
+NOTHING = Hypothesis("", 0.0, [])  # what a segment without speech holds
 
 _LEFT_CONTEXT_MS = 5120  # that a stream remembers where neither its model nor anybody else says how much
 
@@ -42,6 +48,11 @@ class Stream:
 
     def __init__(self, number: int, input: StreamInput, state: Any):
         self.number, self.input, self.state = number, input, state
+        self.events = StreamEvents()
+        self.before: Hypothesis | None = None  # of the segments that have ended
+        self.begin = 0.0  # seconds at which the current segment begins
+        self.frames = 0  # of that segment, which the decoder has had
+        self.told_silence = False  # whether the rule for silence without speech has come true
         self.cache: ConformerCache | None = None  # shared with the streams that took the last step together
         self.row = 0  # its place in that cache
         self.ended = False
@@ -52,12 +63,16 @@ class StreamingBatch:
 
     Args:
         model: a `ChunkSSLForCTC` or `ChunkSSLForRNNT`.
-        processor: its processor: feature extractor, and a tokenizer that says where words begin or end.
+        processor: its processor: feature extractor, and a tokenizer that has a word delimiter, or marks where words
+            begin, as SentencePiece and byte-level BPE do.
         chunk_duration_ms: duration of a chunk, a whole number of encoder frames (40 ms each in the presets).
         left_context_chunks: chunks that a stream remembers; those of the model's config, or all, if absent.
         decoder: greedy by default.
+        endpoints: rules that end segments of a stream; none by default.
+        detector: finds voices, where the rules ask for a detector; silero-vad by default.
 
     Raises:
+        ImportError: silero-vad is asked for and not installed.
         ValueError: the model or its tokenizer cannot stream, or the duration is no whole number of frames.
     """
 
@@ -68,6 +83,8 @@ class StreamingBatch:
         chunk_duration_ms: int = 320,
         left_context_chunks: int | None = None,
         decoder: Decoder[Any] | None = None,
+        endpoints: EndpointOptions | None = None,
+        detector: VoiceDetector | None = None,
     ):
         _check_can_stream(model, processor, decoder)
         if left_context_chunks is not None and left_context_chunks < 0:
@@ -76,11 +93,16 @@ class StreamingBatch:
         frames, past = config.chunk_frames(chunk_duration_ms), left_context_chunks
         past = config.left_context_chunks if past is None else past
         self.model, self.extractor = model.eval(), processor.feature_extractor
-        seconds_per_frame = config.inputs_to_logits_ratio / SAMPLING_RATE
-        self.decoder = decoder or greedy_decoder(model, processor.tokenizer, seconds_per_frame)
+        self.seconds_per_frame = config.inputs_to_logits_ratio / SAMPLING_RATE
+        self.decoder = decoder or greedy_decoder(model, processor.tokenizer, self.seconds_per_frame)
         self.chunk_feature_frames = frames * config.frame_stacking
         self.left_context_frames = None if past is None else past * frames
         self.lookahead = bool(config.num_lookahead_chunks)
+        self.endpoints = endpoints or EndpointOptions()
+        self.detector = detector
+        if detector is None and self.endpoints.voice_detector == "silero":
+            self.detector = SileroDetector()
+        self.num_steps = 0  # that the encoder has taken
         self._joined = 0
         self._streams: list[weakref.ref[Stream]] = []  # whoever joined them holds them
 
@@ -98,7 +120,8 @@ class StreamingBatch:
     def join(self) -> Stream:
         """A new stream. Hold it as long as it is needed."""
         self._joined += 1
-        stream = Stream(self._joined, StreamInput(self.extractor, self._joined), self.decoder.start())
+        gate = None if self.detector is None else VoiceGate(self.detector, self.endpoints)
+        stream = Stream(self._joined, StreamInput(self.extractor, self._joined, gate), self.decoder.start())
         self._streams = [weakref.ref(one) for one in (*self.streams, stream)]
         return stream
 
@@ -133,8 +156,37 @@ class StreamingBatch:
         self._run(list(blocks))
 
     def text(self, stream: Stream) -> StreamingText:
-        """The text of a stream so far, without spaces at its ends."""
-        return self.decoder.hypothesis(stream.state)
+        """The text of a stream so far, without spaces at its ends; its segments have a space between them."""
+        here, before = self.decoder.hypothesis(stream.state), stream.before
+        if before is None:
+            return here
+        final = before.text if not here.final else f"{before.text} {here.final}".strip()
+        words = None
+        if before.words is not None and here.words is not None:
+            words = [*before.words, *(one.moved(stream.begin) for one in here.words)]
+        return StreamingText(
+            f"{before.text} {here.text}".strip(),
+            final,
+            words,
+            len(before.words or ()) + here.num_final_words,
+            here.end + stream.begin,
+        )
+
+    def events(self, stream: Stream) -> list[Event]:
+        """What has happened in a stream since the last call, in order; see [`hf_speech_ssl.recognition.events`].
+
+        A stream that has been finished still tells its last events, once.
+        """
+        if not stream.ended:
+            self._update_events(stream)
+        return stream.events.take()
+
+    def _update_events(self, stream: Stream) -> None:
+        stream.events.update(self.decoder.hypothesis(stream.state), stream.begin, self._seconds(stream))
+
+    def _seconds(self, stream: Stream) -> float:
+        """Seconds of audio that have been transcribed, or skipped."""
+        return stream.begin + stream.frames * self.seconds_per_frame
 
     def finish(self, *streams: Stream) -> list[str]:
         """Transcribe what is left of these streams and let them leave; returns their whole texts.
@@ -154,6 +206,11 @@ class StreamingBatch:
             stream.ended = True
         self._run(different)
         hypotheses = {stream: self.decoder.finish(stream.state) for stream in different}
+        for stream, (best, *_) in hypotheses.items():
+            gate = stream.input.gate
+            if gate is None or gate.open or not stream.events.segment:  # else nothing came after the last segment
+                stream.events.finish(best, stream.begin, self._seconds(stream))
+            hypotheses[stream] = [_joined(stream, one) for one in hypotheses[stream]]
         self.leave(*different)
         return [hypotheses[stream] for stream in streams]
 
@@ -175,15 +232,80 @@ class StreamingBatch:
 
     def _run(self, streams: list[Stream]) -> None:
         """Steps over all streams with a chunk to transcribe, until none has one."""
-        while ready := [stream for stream in streams if self._is_ready(stream)]:
+        while True:
+            for stream in streams:
+                self._advance(stream)
+            ready = [stream for stream in streams if self._is_ready(stream)]
             for group in ([s for s in ready if s.cache is None], [s for s in ready if s.cache is not None]):
                 if group:  # the first chunks of new streams have no cache to share a step with
                     self._step(group)
+            for stream in ready:
+                self._apply_rules(stream)
+            closing = [] if ready else [one for one in streams if (gate := one.input.gate) and gate.closing]
+            for stream in closing:
+                self._close(stream)
+            if not ready and not closing:
+                return
+
+    def _advance(self, stream: Stream) -> None:
+        """Let the gate of a stream look at what has come, until a chunk is ready or a segment ends."""
+        gate = stream.input.gate
+        if gate is None:
+            return
+        stream.input.advance(self.chunk_feature_frames * (1 + self.lookahead))
+        if gate.unheard:
+            gate.unheard = False
+            stream.events.end("no_speech", None, NOTHING, stream.begin, gate.position / SAMPLING_RATE)
+        if gate.opened:
+            gate.opened, stream.begin, stream.frames = False, gate.begin / SAMPLING_RATE, 0
 
     def _is_ready(self, stream: Stream) -> bool:
-        if stream.ended:
+        gate = stream.input.gate
+        if stream.ended or (gate is not None and gate.closing):
             return len(stream.input.features) >= self.model.config.frame_stacking
         return len(stream.input.features) >= self.chunk_feature_frames * (1 + self.lookahead)
+
+    def _apply_rules(self, stream: Stream) -> None:
+        """End the segment of a stream if a rule holds, after a step. A gate has the rules on silence to itself."""
+        rules = self.endpoints
+        if rules == EndpointOptions():
+            return
+        text, seconds = self.decoder.hypothesis(stream.state), stream.frames * self.seconds_per_frame
+        last = text.words[-1].end if text.words else text.end
+        end_of_speech = stream.begin + last if text.text else None
+        if rules.max_segment_seconds is not None and seconds >= rules.max_segment_seconds:
+            hypotheses, state, kept = self.decoder.divide(stream.state)
+            self._end_segment(stream, "length", hypotheses[0], end_of_speech, kept)
+            stream.state = state
+        elif stream.input.gate is None:
+            reason = silence_rule(rules, seconds - text.end, spoken=bool(text.text))
+            if reason == "silence" or (reason == "no_speech" and not stream.told_silence):
+                best = self.decoder.finish(stream.state)[0]
+                self._end_segment(stream, reason, best, end_of_speech, 0)
+                stream.state = self.decoder.start()
+            stream.told_silence = reason == "no_speech" or (stream.told_silence and not text.text)
+
+    def _close(self, stream: Stream) -> None:
+        """End the segment of a stream in which the voice has been silent; the next one knows nothing of it."""
+        gate = stream.input.gate
+        assert gate is not None
+        best = self.decoder.finish(stream.state)[0]
+        stream.frames = 0
+        begin, stream.begin = stream.begin, gate.position / SAMPLING_RATE
+        stream.events.end("silence", gate.voice_end / SAMPLING_RATE, best, begin, stream.begin)
+        stream.before = _joined(stream, best, begin)
+        stream.state, stream.cache = self.decoder.start(), None
+        stream.input.clear()
+        gate.close()
+
+    def _end_segment(
+        self, stream: Stream, reason: Reason, best: Hypothesis, end_of_speech: float | None, kept: int
+    ) -> None:
+        """End the segment of a stream whose audio goes on; its last `kept` frames belong to the next one."""
+        end = self._seconds(stream) - kept * self.seconds_per_frame
+        stream.events.end(reason, end_of_speech, best, stream.begin, end, self._seconds(stream))
+        stream.before = _joined(stream, best)
+        stream.begin, stream.frames = end, kept
 
     @torch.inference_mode()
     def _step(self, streams: list[Stream]) -> None:
@@ -200,7 +322,9 @@ class StreamingBatch:
         output = encode(chunk, **inputs)
         lengths = (chunk_mask.sum(-1) // self.model.config.frame_stacking).tolist()
         self.decoder.step([stream.state for stream in streams], decoder_frames(output), lengths)
-        for row, stream in enumerate(streams):
+        self.num_steps += 1
+        for row, (stream, length) in enumerate(zip(streams, lengths, strict=True)):
+            stream.frames += length
             stream.cache, stream.row = output.past_key_values, row
             stream.input.drop(size)
 
@@ -242,6 +366,12 @@ class StreamingBatch:
         return own
 
 
+def _joined(stream: Stream, best: Hypothesis, begin: float | None = None) -> Hypothesis:
+    """A hypothesis of the current segment behind those of the segments before it, on the clock of the stream."""
+    moved = move_hypothesis(best, stream.begin if begin is None else begin)
+    return moved if stream.before is None else join_hypotheses(stream.before, moved, begins_word=True)
+
+
 def _check_can_stream(model: PreTrainedModel, processor: ProcessorMixin, decoder: Decoder[Any] | None) -> None:
     writes_text = hasattr(model, "ctc_head") or is_transducer(model)
     if not hasattr(model.config, "chunk_frames") or not writes_text:
@@ -266,7 +396,7 @@ def bounded_left_context(config: Any, chunk_duration_ms: int, left_context_chunk
 
 
 class StreamingTranscriber:
-    """One live stream. Arguments and errors are those of [`StreamingBatch`]."""
+    """One live stream. Arguments and errors are those of [`StreamingBatch`]. `events` tells what has happened."""
 
     def __init__(
         self,
@@ -275,9 +405,19 @@ class StreamingTranscriber:
         chunk_duration_ms: int = 320,
         left_context_chunks: int | None = None,
         decoder: Decoder[Any] | None = None,
+        endpoints: EndpointOptions | None = None,
+        detector: VoiceDetector | None = None,
     ):
-        self.batch = StreamingBatch(model, processor, chunk_duration_ms, left_context_chunks, decoder)
+        self.batch = StreamingBatch(
+            model, processor, chunk_duration_ms, left_context_chunks, decoder, endpoints, detector
+        )
         self.stream = self.batch.join()
+        self._last: list[Event] = []  # of a stream that has been finished
+
+    def events(self) -> list[Event]:
+        """What has happened since the last call, in order. After `finish` these are the last events of the stream."""
+        last, self._last = self._last, []
+        return [*last, *self.batch.events(self.stream)]
 
     def accept(self, samples: Any, sampling_rate: float = SAMPLING_RATE) -> StreamingText:
         """Take any number of samples and return the text so far."""
@@ -286,5 +426,6 @@ class StreamingTranscriber:
     def finish(self) -> str:
         """Transcribe what is left and return the whole text; the next `accept` begins a new stream."""
         text = self.batch.finish(self.stream)[0]
+        self._last += self.batch.events(self.stream)
         self.stream = self.batch.join()
         return text

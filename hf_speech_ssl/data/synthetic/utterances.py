@@ -83,7 +83,7 @@ def utterance(recipe: Recipe, index: int) -> dict[str, Any]:
     pitch = random.Random(speaker).randint(*_PITCH)
     speech = espeak.speak(text, f"{accent}+{variant}", words_per_minute=rng.randint(*_WORDS_PER_MINUTE), pitch=pitch)
     lead, tail = (round(rng.uniform(*_SILENCE_S) * SAMPLING_RATE) for _ in range(2))
-    waveform = _place(speech, lead, tail, level_dbfs=rng.uniform(*_LEVEL_DBFS))
+    waveform = place(speech, lead, tail, level_dbfs=rng.uniform(*_LEVEL_DBFS))
     # Streams of their own: the words and the voice are the same with and without room and noise.
     streams = np.random.SeedSequence([recipe.seed, zlib.crc32(recipe.split.encode()), index]).spawn(3)
     room_rng, noise_rng, level_rng = (np.random.default_rng(stream) for stream in streams)
@@ -152,7 +152,7 @@ def add_noise(waveform: np.ndarray, snr_db: float, rng: np.random.Generator, *, 
     return waveform + noise * np.sqrt(power / np.mean(noise**2))
 
 
-def _place(speech: espeak.Speech, lead: int, tail: int, *, level_dbfs: float) -> np.ndarray:
+def place(speech: espeak.Speech, lead: int, tail: int, *, level_dbfs: float) -> np.ndarray:
     """Speech at 16 kHz and the given level, with `lead` and `tail` samples of silence around it."""
     samples = soxr.resample(speech.samples.astype(np.float64) / 32768, espeak.SAMPLING_RATE, SAMPLING_RATE)
     samples *= 10 ** (level_dbfs / 20) / np.sqrt(np.mean(samples**2))
