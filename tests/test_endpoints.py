@@ -58,7 +58,8 @@ def test_a_gate_gives_segments_that_are_the_offline_pass_over_their_audio(seed, 
     assert_consistent(events)
     whole = live(StreamingTranscriber(*PARTS, CHUNK_MS, endpoints=RULES, detector=LoudIsVoice()), samples, [])
     assert told(events) == told(whole)
-    ends = [one for one in events if one.type == "final"]
+    unheard = {one.segment for one in events if one.type == "endpoint" and one.reason == "no_speech"}
+    ends = [one for one in events if one.type == "final" and one.segment not in unheard]
     for final in ends:
         wanted = offline(PARTS, samples[round(final.start * 16_000) : round(final.end * 16_000)])
         assert final.text == wanted.text
@@ -106,7 +107,7 @@ def silent_after(model, processor, silence: float):
     return model, processor
 
 
-QUIET = silent_after(*PARTS, silence=-3.5)
+QUIET = silent_after(*PARTS, silence=-2.0)
 
 
 @given(seed=st.integers(0, 99), cuts=CUTS)
@@ -127,12 +128,12 @@ def test_blanks_end_segments_by_the_rules():
     samples = np.concatenate([np.zeros(16_000), babble(1.0, 1), np.zeros(24_000), babble(0.7, 1)]).astype(np.float32)
     transcriber = StreamingTranscriber(*QUIET, CHUNK_MS, endpoints=RULES)
     events = live(transcriber, samples, [1600] * 50)
-    [nothing, spoken] = [one for one in events if one.type == "endpoint"]
-    assert (nothing.reason, spoken.reason) == ("no_speech", "silence")
+    [nothing, spoken, again] = [one for one in events if one.type == "endpoint"]
+    assert [one.reason for one in (nothing, spoken, again)] == ["no_speech", "silence", "no_speech"]
     assert nothing.time == pytest.approx(0.6, abs=CHUNK_MS / 1000) and nothing.end_of_speech is None
     assert spoken.time - spoken.end_of_speech == pytest.approx(0.3, abs=CHUNK_MS / 1000 + FRAME)
     texts = [one.text for one in events if one.type == "final"]
-    assert texts[0] == "" and texts[1] and texts[2] and len(texts) == 3
+    assert [bool(text) for text in texts] == [False, True, False, True]
 
 
 @given(seed=st.integers(0, 99), cuts=CUTS, longest=st.floats(0.1, 0.6))

@@ -153,6 +153,9 @@ class TextBuilder(Protocol):
             The other builder, whose frames count from the beginning of that word, and that frame.
         """
 
+    def fork(self) -> TextBuilder:
+        """A copy that goes on by itself."""
+
     def finished(self) -> tuple[str, list[TimedText] | None]:
         """The whole text, and its words with times."""
 

@@ -209,7 +209,7 @@ class StreamingBatch:
         for stream, (best, *_) in hypotheses.items():
             gate = stream.input.gate
             if gate is None or gate.open or not stream.events.segment:  # else nothing came after the last segment
-                stream.events.finish(best, stream.begin, self._seconds(stream))
+                stream.events.finish(best, stream.begin, stream.input.seconds)
             hypotheses[stream] = [_joined(stream, one) for one in hypotheses[stream]]
         self.leave(*different)
         return [hypotheses[stream] for stream in streams]
@@ -253,9 +253,9 @@ class StreamingBatch:
         if gate is None:
             return
         stream.input.advance(self.chunk_feature_frames * (1 + self.lookahead))
-        if gate.unheard:
-            gate.unheard = False
-            stream.events.end("no_speech", None, NOTHING, stream.begin, gate.position / SAMPLING_RATE)
+        if gate.unheard is not None:
+            stream.events.end("no_speech", None, NOTHING, stream.begin, gate.unheard / SAMPLING_RATE)
+            gate.unheard = None
         if gate.opened:
             gate.opened, stream.begin, stream.frames = False, gate.begin / SAMPLING_RATE, 0
 

@@ -89,7 +89,7 @@ class VoiceGate:
         open: whether a segment has begun and not ended.
         opened: whether it has just begun; whoever reads it clears it.
         closing: whether the segment has ended, and `close` has not been called.
-        unheard: whether the rule for silence without any speech has come true; whoever reads it clears it.
+        unheard: where the rule for silence without any speech has come true; whoever reads it clears it.
     """
 
     detector: VoiceDetector
@@ -101,7 +101,7 @@ class VoiceGate:
     open: bool = False
     opened: bool = False
     closing: bool = False
-    unheard: bool = False
+    unheard: int | None = None
     _state: Any = None
     _recent: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     _silent_since: int | None = 0  # position; `None` once the rule for silence without speech has come true
@@ -160,7 +160,7 @@ class VoiceGate:
         self._recent = recent[-_PRE_ROLL:]
         since, longest = self._silent_since, self.rules.no_speech_seconds
         if since is not None and longest is not None and self.position - since >= longest * SAMPLING_RATE:
-            self.unheard, self._silent_since = True, None
+            self.unheard, self._silent_since = self.position, None
         return window[:0]
 
 
