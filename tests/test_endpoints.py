@@ -46,7 +46,8 @@ def talk(seed: int) -> np.ndarray:
 
 def told(events: list) -> list:
     """What does not depend on when one asks: all but the partial texts, and when words became known."""
-    return [(one.type, one.segment, getattr(one, "word", None) or one) for one in events if one.type != "partial"]
+    words = [(one.segment, one.word.text, one.word.start, one.word.end) for one in events if one.type == "word"]
+    return words + [one for one in events if one.type == "endpoint"]
 
 
 @given(seed=st.integers(0, 99), cuts=CUTS)

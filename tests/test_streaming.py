@@ -299,12 +299,18 @@ def test_what_cannot_stream_is_refused(parts):
         StreamingTranscriber(model.encoder, processor)
     with pytest.raises(ValueError, match="at least 0, got -1"):
         StreamingTranscriber(model, processor, left_context_chunks=-1)
-    with pytest.raises(ValueError, match="Wav2Vec2CTCTokenizer.*got Named"):
+    with pytest.raises(ValueError, match="where words begin or end.*this Named does not"):
         StreamingTranscriber(model, types.SimpleNamespace(tokenizer=Named()))
 
 
 class Named:
-    """A tokenizer of another kind."""
+    """A tokenizer that does not tell where words begin."""
+
+    def __len__(self):
+        return 2
+
+    def convert_ids_to_tokens(self, ids):
+        return ["<pad>", "a"]
 
 
 def test_a_broken_model_is_not_taken_for_silence(parts):

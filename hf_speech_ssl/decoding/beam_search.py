@@ -49,7 +49,7 @@ def make_decoder(
     above 1 there is a beam search without language model and lexicon. Arguments and errors as in
     [`BeamSearchDecoder`].
     """
-    check_sizes(options.beam_size or DEFAULT_BEAM_SIZE, num_best)
+    check_sizes(DEFAULT_BEAM_SIZE if options.beam_size is None else options.beam_size, num_best)
     check_weights(options.lm_weight, options.word_bonus)
     if options.lm_path is None and options.lexicon_path is None:
         if num_best == 1:
@@ -134,7 +134,7 @@ class BeamSearchDecoder(Decoder[BeamState]):
                 f"Beam search needs a Wav2Vec2CTCTokenizer, whose tokens are characters, not a "
                 f"{type(tokenizer).__name__}; decode greedily, without a language model and a lexicon."
             )
-        self.beam_size = options.beam_size or DEFAULT_BEAM_SIZE
+        self.beam_size = DEFAULT_BEAM_SIZE if options.beam_size is None else options.beam_size
         check_sizes(self.beam_size, num_best)
         if token_beam_size < 1 or not beam_threshold > 0:
             raise ValueError(
