@@ -48,6 +48,10 @@ _DISTILLED = (
     "second_codebook_size=256,distillation_loss_weight=0.5,distillation_kmeans_weight=0.1,distillation_start=600,"
     "codebook_replacements=[1000,1500]"
 )
+_PAPERS_ENHANCED = "enhanced_label_kind=gumbel,enhanced_warmup_updates=0,label_encoder_decay=0"
+_CLUSTERS = (
+    "enhanced_loss_weight=0.6,enhanced_label_kind=clusters,enhanced_warmup_updates=400,label_encoder_decay=0.99"
+)
 _PROJECTED = "label_kind=random_projection"
 ROWS: dict[str, dict[str, str | None]] = {
     "birq": {
@@ -60,7 +64,9 @@ ROWS: dict[str, dict[str, str | None]] = {
         # The entries move until update 314; the copy learns from 30 % of 2,000 updates on.
         "distilled": f"{_REFINED}1,{_DISTILLED}",
         "best-rq, unmasked frames": _PAPER.replace("unmasked_loss_weight=0", "unmasked_loss_weight=1"),
-        "birq": _PAPER.replace("enhanced_loss_weight=0", "enhanced_loss_weight=0.1"),
+        "birq": f"{_PAPER.replace('enhanced_loss_weight=0', 'enhanced_loss_weight=0.1')},{_PAPERS_ENHANCED}",
+        "birq, default": f"{_PAPER.replace('random', 'whitened')},{_CLUSTERS}".replace("enhanced_loss_weight=0,", ""),
+        "birq, refined": f"{_LEARNED},unmasked_loss_weight=1,{_CLUSTERS}",
     },
     "chunkssl": {
         "scratch": None,
@@ -96,6 +102,11 @@ class Run:
         return f"{self.row}-{self.seed}".replace(", ", "-").replace(" ", "_")
 
 
+def process_environment() -> dict[str, str]:
+    """The environment of a process that imports the code of this repository."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
+
+
 def call_script(script: str, output_dir: Path, **flags: Any) -> float | None:
     """Run a training script in a process of its own, unless it has finished in that folder; a killed run resumes.
 
@@ -111,8 +122,7 @@ def call_script(script: str, output_dir: Path, **flags: Any) -> float | None:
     command = [sys.executable, str(REPOSITORY / script)]
     for name, value in flags.items():
         command += [f"--{name}", str(value)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
-    process = subprocess.Popen(command, env=environment)
+    process = subprocess.Popen(command, env=process_environment())
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), command)

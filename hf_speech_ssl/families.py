@@ -231,8 +231,15 @@ FAMILIES = (
         ctc_fields=CTC_HEAD,
         pretraining_fields=(
             *CODEBOOKS,
-            *("label_layer", "gumbel_temperature", "enhanced_loss_weight", "anchor_loss_weight"),
-            *("detach_enhanced_labels", "whiten_enhanced_labels", "unmasked_loss_weight"),
+            *(
+                "label_layer",
+                "enhanced_label_kind",
+                "gumbel_temperature",
+                "enhanced_loss_weight",
+                "anchor_loss_weight",
+            ),
+            *("enhanced_refinement_interval", "enhanced_warmup_updates", "label_encoder_decay"),
+            *("detach_enhanced_labels", "unmasked_loss_weight"),
             *("mask_start_prob", "mask_length", "mask_noise_std"),
         ),
         override="enhanced_loss_weight=0",

@@ -20,6 +20,27 @@ class Float32Buffers(nn.Module):
         return self
 
 
+class UpdateCounter:
+    """Counts the updates of a model in a buffer of the module that inherits from this."""
+
+    num_updates: torch.Tensor
+
+    @torch.compiler.disable
+    def completed_updates(self) -> int:
+        """`num_updates` as a number: read from the device only after it has been loaded or moved."""
+        tensor, version, number = getattr(self, "_known_updates", (None, 0, 0))
+        if tensor is not self.num_updates or version != self.num_updates._version:
+            number = int(self.num_updates)
+            self._known_updates = (self.num_updates, self.num_updates._version, number)
+        return number
+
+    def count_update(self) -> None:
+        """Count one more, without waiting for the device."""
+        completed = self.completed_updates()
+        self.num_updates.add_(1)
+        self._known_updates = (self.num_updates, self.num_updates._version, completed + 1)
+
+
 def sum_over_processes(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """Sums of float32 tensors over all processes, on all processes, in one reduction."""
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from .float32_buffers import share_from_first_process, sum_over_processes
+from .float32_buffers import UpdateCounter, share_from_first_process, sum_over_processes
 from .quantization import RandomProjectionQuantizer, nearest_entry
 
 PROJECTION_KINDS = ("random", "pca", "whitened")
@@ -118,7 +118,7 @@ class QuantizerLearning:
             )
 
 
-class LearnedQuantizer(RandomProjectionQuantizer):
+class LearnedQuantizer(UpdateCounter, RandomProjectionQuantizer):
     """A quantizer whose projection and entries are estimated in training and then frozen.
 
     Statistics are sums over the frames of all processes and accumulation steps, in float32 buffers that are the same
@@ -131,7 +131,6 @@ class LearnedQuantizer(RandomProjectionQuantizer):
             gives the first projection and entries. Soft labels keep their own copy of the first entries.
     """
 
-    num_updates: torch.Tensor
     projection_mean: torch.Tensor
     frame_count: torch.Tensor
     frame_sum: torch.Tensor
@@ -186,8 +185,12 @@ class LearnedQuantizer(RandomProjectionQuantizer):
         return torch.stack([nearest_entry(*pair) for pair in zip(projected, codebook, strict=True)], dim=-1)
 
     @torch.no_grad()
-    def observe(self, vectors: torch.Tensor, weights: torch.Tensor) -> None:
-        """Add frames of the current update to the statistics that are being gathered: (n, I), (n,) of 1 or 0."""
+    def observe(self, vectors: torch.Tensor, weights: torch.Tensor, labels: torch.Tensor | None = None) -> None:
+        """Add frames of the current update to the statistics that are being gathered: (n, I), (n,) of 1 or 0.
+
+        Args:
+            labels: (n, C) int64, the entries that the frames count for; by default the nearest ones.
+        """
         update = self.completed_updates()
         gathered: dict[str, torch.Tensor] = {}
         with torch.autocast(vectors.device.type, enabled=False):
@@ -196,7 +199,8 @@ class LearnedQuantizer(RandomProjectionQuantizer):
                 gathered |= {"frame_count": weights.sum(), "frame_sum": real.sum(0), "frame_products": real.T @ real}
             if self.learning.codebook_refinements and self.learning.counts_in(update):
                 projected = self.project(vectors.float())
-                gathered |= self.sums_per_entry(projected, self.nearest(projected), weights)
+                chosen = self.nearest(projected) if labels is None else labels
+                gathered |= self.sums_per_entry(projected, chosen, weights)
         if gathered:
             for name, values in zip(gathered, sum_over_processes(list(gathered.values())), strict=True):
                 getattr(self, name).add_(values)
@@ -221,16 +225,7 @@ class LearnedQuantizer(RandomProjectionQuantizer):
             self.estimate_projection()
         if self.learning.codebook_refinements and self.learning.refines_after(completed):
             self.refine_codebook()
-        self.num_updates.add_(1)
-        self._known_updates = (self.num_updates, self.num_updates._version, completed + 1)
-
-    def completed_updates(self) -> int:
-        """`num_updates` as a number: read from the device only after it has been loaded or moved."""
-        tensor, version, number = getattr(self, "_known_updates", (None, 0, 0))
-        if tensor is not self.num_updates or version != self.num_updates._version:
-            number = int(self.num_updates)
-            self._known_updates = (self.num_updates, self.num_updates._version, number)
-        return number
+        self.count_update()
 
     def estimate_projection(self) -> None:
         """Take the leading principal directions of the frames so far: in float64 on the CPU, the same on all devices.

@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_birq import BiRQConfig
 from .distilled_quantization import build_quantizer
+from .enhanced_labels import BlockQuantizer, LabelMaker
 from .label_statistics import LabelUse, label_statistics, named
 from .masking import FixedDraws, draw_span_mask
 from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
@@ -23,9 +24,13 @@ from .modeling_pretraining import MaskedPredictionModel
 from .modeling_rnnt import ConformerForRNNT
 from .modeling_speech_ssl import normalize_over_frames
 from .quantization import FrameLabels, RandomProjectionQuantizer
-from .running_whitening import RunningWhitening
 
-_ONLY_FOR_PRETRAINING = [r"^(second_)?quantizer\.", r"^\w+_use\.", r"^(second_)?prediction_head\."]
+_ONLY_FOR_PRETRAINING = [
+    r"^(second_)?quantizer\.",
+    r"^\w+_use\.",
+    r"^(second_)?prediction_head\.",
+    r"^label_maker\.",
+]
 
 
 @dataclass
@@ -40,6 +45,7 @@ class BiRQForPreTrainingOutput(ModelOutput):
         accuracy: share of anchor labels that the best logit hits.
         codebook_usage: share of the entries that the batch's anchor labels use.
         codebook_perplexity: exponential of the entropy of the anchor labels' frequencies.
+        enhanced_accuracy: share of the enhanced labels that the best logit hits, where they are clusters.
         enhanced_perplexity: the same of the enhanced labels' mean distribution.
         enhanced_confidence: mean of the largest weight in an enhanced label.
         unmasked_loss: cross-entropy against the anchor labels of the frames that are not masked, as it is added to
@@ -63,6 +69,7 @@ class BiRQForPreTrainingOutput(ModelOutput):
     accuracy: torch.Tensor | None = None
     codebook_usage: torch.Tensor | None = None
     codebook_perplexity: torch.Tensor | None = None
+    enhanced_accuracy: torch.Tensor | None = None
     enhanced_perplexity: torch.Tensor | None = None
     enhanced_confidence: torch.Tensor | None = None
     unmasked_loss: torch.Tensor | None = None
@@ -95,7 +102,7 @@ class BiRQPreTrainedModel(ConformerPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, (RandomProjectionQuantizer, LabelUse, RunningWhitening)):
+        if isinstance(module, (RandomProjectionQuantizer, LabelUse, LabelMaker)):
             module.reset()
 
 
@@ -132,8 +139,9 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
     utterance, as the input of the anchor labels is over the corpus. The labels' own gradient rewards labels that are
     easy to predict; where block k leaves its output normalized over features alone, it found one label for all frames
     within 100 updates on synthetic speech. Normalized over frames it takes longer: within 300 updates the labels have
-    a perplexity of 2 to 4 of 1,024, because the projected directions go flat. `whiten_enhanced_labels` stretches them
-    again; `enhanced_label_perplexity` shows the effect.
+    a perplexity of 2 to 4 of 1,024, because block k goes flat; see docs/LOG.md. `enhanced_label_kind="clusters"` makes
+    labels that stay alive: the nearest of entries that begin as means of block k's output by anchor label and then
+    follow it as in k-means, without a gradient.
 
     A second label set and the distillation of the first are those of Xu et al., arXiv 2606.30671: see
     [`QuantizerConfig`].
@@ -141,15 +149,15 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
 
     def __init__(self, config: BiRQConfig):
         statistics = ["anchor_use", "enhanced_use"] if config.enhanced_loss_weight else ["anchor_use"]
-        self._keep_in_fp32_modules_strict = ["quantizer", "second_quantizer", "second_use", *statistics]
+        learned = ["quantizer", "second_quantizer", "second_use", "label_maker"]
+        self._keep_in_fp32_modules_strict = [*learned, *statistics]
         super().__init__(config)
         self.encoder = BiRQModel(config)
         self.quantizer = build_quantizer(config, soft_input_dim=config.hidden_size)
         self.anchor_use = LabelUse(config.num_codebooks, config.codebook_size)
         if config.enhanced_loss_weight:
             self.enhanced_use = LabelUse(config.num_codebooks, config.codebook_size)
-            if config.whiten_enhanced_labels:
-                self.quantizer.whitening = RunningWhitening(config.num_codebooks, config.codebook_dim)
+        self.label_maker = LabelMaker(config, BiRQModel) if config.has_label_maker else None
         self.prediction_head = nn.Linear(config.hidden_size, config.num_codebooks * config.codebook_size)
         if config.second_codebook_size:
             self.build_second_labels()
@@ -182,6 +190,7 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
         masked = self.masked_frames(mask_time_indices, real, draws)
         frames = self.label_frames(stacked, frame_mask)
         self.teach(self.quantizer, frames, real)
+        self.begin_enhanced_labels()
         rows = self.predicted_rows(real if self.config.unmasked_loss_weight else masked)  # (n,), among the B * T
         weights = masked.flatten()[rows].float()  # (n,), 1 where a frame is masked
         anchors = self.quantizer.labels(frames.flatten(0, 1)[rows])  # (n, C)
@@ -214,14 +223,15 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
             diagnostics["unmasked_loss"] = unmasked_loss.detach()
         if label_states is not None:
             states = normalize_over_frames(label_states, frame_mask).flatten(0, 1)[rows]
-            self.teach_whitening(states.detach(), weights)
-            fixed = () if draws is None else (draws.uniform_rows(rows, logits.shape),)
-            labels = self.enhanced_labels(states, *fixed)
-            enhanced_loss = -((labels * log_probs).sum(-1) * weights[:, None]).sum() / terms
-            loss = loss + self.config.enhanced_loss_weight * enhanced_loss
-            diagnostics |= {"enhanced_loss": enhanced_loss.detach(), **describe_soft_labels(labels.detach(), weights)}
-            use = self.describe_use(self.enhanced_use, self.quantizer.likeliest(states), loud, weights)
-            diagnostics |= named("enhanced", use)
+            if self.clusters is not None and self.observes:
+                self.clusters.observe(states, real.flatten()[rows].float(), anchors)
+            if self.label_maker is None or self.label_maker.is_ready:
+                uniform = None if draws is None else draws.uniform_rows(rows, logits.shape)
+                enhanced_terms, described = self.enhanced_terms(states, log_probs, weights, uniform)
+                enhanced_loss = (enhanced_terms * weights[:, None]).sum() / terms
+                loss = loss + self.config.enhanced_loss_weight * enhanced_loss
+                use = self.describe_use(self.enhanced_use, self.likeliest(states), loud, weights)
+                diagnostics |= {"enhanced_loss": enhanced_loss.detach(), **described, **named("enhanced", use)}
         if self.distills:
             distillation_loss, distillation = self.distill(frames, block_outputs, masked, real)
             loss, diagnostics = loss + distillation_loss, diagnostics | distillation
@@ -252,8 +262,7 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
         if self.config.second_codebook_size and not (seeded_only and self.second_quantizer.learns):
             made["second"] = self.second_labels(stacked, frame_mask)
         if self.config.enhanced_loss_weight and not seeded_only:
-            projected = self.encoder.project(stacked)
-            states = self.encoder.run_layers(projected, frame_mask, stop=self.config.enhanced_label_layer)
+            states = self.label_states(stacked, frame_mask)
             made["enhanced"] = self.hard_enhanced_labels(states, frame_mask)
         return made, self.real_frames(stacked, frame_mask)
 
@@ -267,7 +276,7 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
     @torch.no_grad()
     def hard_enhanced_labels(self, label_states: torch.Tensor, frame_mask: torch.Tensor | None) -> FrameLabels:
         """The likeliest enhanced label of every frame, without noise: a block's output (B, T, D) -> ids (B, T, C)."""
-        ids = self.quantizer.likeliest(normalize_over_frames(label_states, frame_mask).flatten(0, 1))
+        ids = self.likeliest(normalize_over_frames(label_states, frame_mask).flatten(0, 1))
         shape, sizes = label_states.shape[:2], [self.config.codebook_size] * self.config.num_codebooks
         return FrameLabels(ids.unflatten(0, shape), sizes)
 
@@ -306,16 +315,19 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
         """
         encoder, k = self.encoder, self.config.enhanced_label_layer
         kept = block_outputs if self.distills else None
-        apart = self.config.detach_enhanced_labels or any(wants.values())
-        if self.config.enhanced_loss_weight == 0 or apart:
+        needed = self.config.enhanced_loss_weight > 0
+        if self.label_maker is not None and self.label_maker.num_lessons < 1:
+            needed = False  # it is too early
+        apart = self.config.detaches_labels or any(wants.values())
+        if not needed or apart:
             # The masked pass comes first: autocast keeps its casts of the weights, and those must carry gradients.
             masked_pass = encoder.record_layers(
                 encoder.project(masked), frame_mask=frame_mask, block_outputs=kept, return_dict=True, **wants
             )
-            if self.config.enhanced_loss_weight == 0:
+            if not needed:
                 return masked_pass, None
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.detach_enhanced_labels):
-                return masked_pass, encoder.run_layers(encoder.project(clean), frame_mask, stop=k)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.detaches_labels):
+                return masked_pass, self.label_states(clean, frame_mask)
         both_masks = None if frame_mask is None else frame_mask.repeat(2, 1)
         both = encoder.run_layers(encoder.project(torch.cat([masked, clean])), both_masks, stop=k, block_outputs=kept)
         block_outputs.update({number: states.chunk(2)[0] for number, states in block_outputs.items()})
@@ -323,11 +335,46 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
         encoded = encoder.run_layers(hidden_states, frame_mask, start=k, block_outputs=kept)
         return BaseModelOutput(last_hidden_state=encoded), label_states
 
-    def teach_whitening(self, label_states: torch.Tensor, weights: torch.Tensor) -> None:
-        """Let the whitening of the enhanced labels, if there is one, see block k's output (n, D) in training."""
-        if self.quantizer.whitening is not None and self.training and torch.is_grad_enabled():
-            projected = self.quantizer.soft_project(label_states, whiten=False)
-            self.observe_frames(self.quantizer.whitening, projected, weights)
+    @torch.compiler.disable
+    def begin_enhanced_labels(self) -> None:
+        """Let the maker of the enhanced labels, if there is one, know of an update that begins."""
+        if self.label_maker is not None and self.observes and self.begins_update():
+            self.label_maker.update(self.encoder)
+
+    def label_states(self, clean: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+        """Block k's output for the unmasked frames, by the encoder or its average: (B, T, I) -> (B, T, D)."""
+        maker = self.label_maker
+        if maker is not None and maker.average is not None and maker.num_lessons > 0:
+            output: torch.Tensor = maker.average(clean, frame_mask)
+            return output
+        return self.encoder.run_layers(self.encoder.project(clean), frame_mask, stop=self.config.enhanced_label_layer)
+
+    @property
+    def clusters(self) -> BlockQuantizer | None:
+        """The codebook that the enhanced labels have for themselves, if they have one."""
+        return None if self.label_maker is None else self.label_maker.clusters
+
+    def likeliest(self, states: torch.Tensor) -> torch.Tensor:
+        """Hard enhanced labels of block k's normalized output: (n, D) -> (n, C) int64."""
+        return self.quantizer.likeliest(states) if self.clusters is None else self.clusters.labels(states)
+
+    def enhanced_terms(
+        self, states: torch.Tensor, log_probs: torch.Tensor, weights: torch.Tensor, uniform: torch.Tensor | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Cross-entropy of each frame against its enhanced label, (n, C), and statistics of the labels.
+
+        Args:
+            states: (n, D), block k's normalized output.
+            log_probs: (n, C, N), the prediction.
+            weights: (n,), 1 where a frame is masked.
+            uniform: see `enhanced_labels`.
+        """
+        if self.clusters is not None:
+            ids = self.clusters.labels(states)
+            hits = ((log_probs.argmax(-1) == ids).float().mean(-1) * weights).sum() / weights.sum().clamp_min(1)
+            return -log_probs.gather(-1, ids[..., None])[..., 0], {"enhanced_accuracy": hits}
+        labels = self.enhanced_labels(states) if uniform is None else self.enhanced_labels(states, uniform)
+        return -(labels * log_probs).sum(-1), describe_soft_labels(labels.detach(), weights)
 
     def enhanced_labels(self, label_states: torch.Tensor, uniform: torch.Tensor | None = None) -> torch.Tensor:
         """Soft labels y^(k) (Eq. 4): (n, D) -> (n, C, N), each a distribution over the entries.

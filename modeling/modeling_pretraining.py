@@ -15,7 +15,6 @@ from .masking import FixedDraws
 from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
 from .modeling_speech_ssl import normalize_over_frames
 from .quantization import FrameLabels, Quantizer
-from .running_whitening import RunningWhitening
 
 
 class MaskedPredictionModel(ConformerPreTrainedModel):
@@ -112,15 +111,18 @@ class MaskedPredictionModel(ConformerPreTrainedModel):
         """
         return torch.is_grad_enabled() and all(parameter.grad is None for parameter in self.parameters())
 
+    @property
+    def observes(self) -> bool:
+        """Whether this forward pass is one of training, from which labels learn."""
+        return self.training and torch.is_grad_enabled()
+
     def teach(self, quantizer: Quantizer, frames: torch.Tensor, frame_mask: torch.Tensor) -> None:
         """Let a quantizer that learns see a training step's frames, (B, T, I) and (B, T) bool."""
-        if self.training and quantizer.learns and torch.is_grad_enabled():
+        if self.observes and quantizer.learns:
             self.observe_frames(quantizer, frames.flatten(0, 1), frame_mask.flatten().float())
 
     @torch.compiler.disable
-    def observe_frames(
-        self, quantizer: Quantizer | RunningWhitening, vectors: torch.Tensor, weights: torch.Tensor
-    ) -> None:
+    def observe_frames(self, quantizer: Quantizer, vectors: torch.Tensor, weights: torch.Tensor) -> None:
         """One forward pass's vectors and weights (n,), after whatever is due as an update begins."""
         if self.begins_update():
             quantizer.update()

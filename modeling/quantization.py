@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from transformers import initialization as init
 
 from .float32_buffers import Float32Buffers
-from .running_whitening import RunningWhitening
 
 _ROWS_PER_BLOCK = 512  # distances are compared in blocks of rows that stay in the cache
 
@@ -152,7 +151,6 @@ class RandomProjectionQuantizer(Float32Buffers):
         if soft_input_dim is not None:
             self.input_dims["soft_projection"] = soft_input_dim
         self.seed = seed
-        self.whitening: RunningWhitening | None = None  # of the projected vectors that get soft labels
         self.codebook: torch.Tensor
         self.projection: torch.Tensor
         self.soft_projection: torch.Tensor
@@ -231,10 +229,9 @@ class RandomProjectionQuantizer(Float32Buffers):
             pairs = zip(self.soft_project(vectors), self.soft_entries, strict=True)
             return torch.stack([nearest_entry(*pair) for pair in pairs], dim=-1)
 
-    def soft_project(self, vectors: torch.Tensor, whiten: bool = True) -> torch.Tensor:
+    def soft_project(self, vectors: torch.Tensor) -> torch.Tensor:
         """Vectors that get soft labels, in the codebooks' space: (n, soft_input_dim) -> (C, n, D)."""
-        projected = torch.einsum("ni,cid->cnd", vectors.float(), self.soft_projection)
-        return projected if self.whitening is None or not whiten else self.whitening(projected)
+        return torch.einsum("ni,cid->cnd", vectors.float(), self.soft_projection)
 
 
 def nearest_entry(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:

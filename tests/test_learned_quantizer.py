@@ -13,7 +13,6 @@ from transformers import Trainer, TrainingArguments
 
 from hf_speech_ssl import BiRQForPreTraining, ChunkSSLForPreTraining
 from hf_speech_ssl.modeling.learned_quantization import LearnedQuantizer, QuantizerLearning
-from hf_speech_ssl.modeling.running_whitening import RunningWhitening
 
 LEARNING = {
     "projection_kind": "whitened",
@@ -300,47 +299,3 @@ def test_unmasked_loss_is_a_mean_over_the_frames_that_are_not_masked():
 def test_refused_settings(fields: dict, message: str):
     with pytest.raises(Exception, match=message):
         tiny_birq(**fields)
-
-
-def test_running_whitening_whitens_what_it_saw_before():
-    whitening, vectors = RunningWhitening(2, DIM), torch.stack([frames(400, seed)[:, :DIM] for seed in (1, 2)])
-    torch.testing.assert_close(whitening(vectors), vectors)  # nothing is known in the first update
-    whitening.update()
-    for part in vectors.chunk(4, dim=1):
-        whitening.observe(part, torch.ones(100))
-    torch.testing.assert_close(whitening(vectors), vectors)
-    whitening.update()
-    for whitened in whitening(vectors):
-        assert whitened.mean(0).abs().max() < 1e-3
-        assert torch.cov(whitened.T, correction=0).diagonal().max().item() == pytest.approx(1, rel=0.01)
-    # Newer statistics weigh more.
-    shifted = vectors + 100
-    for _ in range(600):
-        whitening.observe(shifted[:, :50], torch.ones(50))
-        whitening.update()
-    torch.testing.assert_close(whitening.center, shifted[:, :50].mean(1), atol=0.05, rtol=1e-3)
-
-
-def test_a_flat_direction_does_not_stay_flat():
-    vectors = torch.randn(1, 500, DIM) * torch.tensor([1, 1, 1, 1, 1, 0.05])
-    whitening = RunningWhitening(1, DIM)
-    whitening.observe(vectors, torch.ones(500))
-    whitening.update()
-    assert whitening(vectors)[0].std(0).min() > 0.7
-
-
-@pytest.mark.parametrize("detach", [False, True])
-def test_enhanced_labels_are_those_of_whitened_states(detach: bool):
-    fields = {"whiten_enhanced_labels": True, "detach_enhanced_labels": detach, "projection_kind": "random"}
-    data = batches(4)
-    model = train(build("birq", codebook_refinements=0, **fields), data)
-    whole = train(build("birq", codebook_refinements=0, **fields), data, accumulation=2)
-    whitening = model.quantizer.whitening
-    assert (whitening.matrix - torch.eye(4)).abs().max() > 0.1
-    torch.testing.assert_close(whole.quantizer.whitening.count, whitening.count, rtol=0.2, atol=0)  # masks differ
-    states = torch.randn(9, 32)
-    projected = (states @ model.quantizer.soft_projection[0] - whitening.center[0]) @ whitening.matrix[0]
-    distances = torch.cdist(projected, model.quantizer.codebook[0]).square()
-    assert torch.equal(model.quantizer.likeliest(states)[:, 0], distances.argmin(-1))
-    scores = model.quantizer.soft_scores(states)[:, 0]
-    torch.testing.assert_close(scores.softmax(-1), (-distances).softmax(-1))

@@ -181,8 +181,9 @@ def test_remote_code_of_the_tokenizer(tmp_path):
 def test_remote_code_goes_on_learning_its_labels(moves: dict, tmp_path):
     """The folder is saved between the estimate of the projection and the one move of the entries."""
     first, second = tmp_path / "first", tmp_path / "second"
-    fields = {"projection_kind": "whitened", "projection_updates": 1, "whiten_enhanced_labels": True}
-    model = BiRQForPreTraining(tiny_birq(**fields, **moves))
+    fields = {"projection_kind": "whitened", "projection_updates": 1, "label_encoder_decay": 0.9}
+    enhanced = {"enhanced_label_kind": "clusters", "enhanced_refinement_interval": 2}
+    model = BiRQForPreTraining(tiny_birq(**fields, **enhanced, **moves))
     update_twice(model, *example_batch())
     model.save_pretrained(first)
     torch.save(example_batch(), first / "inputs.pt")

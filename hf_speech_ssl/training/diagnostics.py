@@ -81,7 +81,7 @@ def label_warnings(uses: Sequence[LabelUse], predicts: bool = True) -> dict[str,
     for use in uses:
         name = f"{use.kind} labels".strip()
         if use.commonest_share > COLLAPSED_SHARE or use.perplexity < COLLAPSED_PERPLEXITY:
-            remedy = "Set detach_enhanced_labels=true or enhanced_loss_weight=0" if use.kind == "enhanced" else WHITEN
+            remedy = "Set enhanced_label_kind=clusters or enhanced_loss_weight=0" if use.kind == "enhanced" else WHITEN
             found[f"{name} collapse"] = (
                 f"The {name} collapse: {100 * use.commonest_share:.1f} % of the frames have the same one, and their "
                 f"perplexity is {use.perplexity:.1f}. {remedy} in --config_overrides."

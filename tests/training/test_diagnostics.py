@@ -22,7 +22,7 @@ HEALTHY = {"kind": "anchor", "entries_used": 500, "perplexity": 300.0, "commones
         ({}, None),
         ({"perplexity": 3.0}, "The anchor labels collapse: .* perplexity is 3.0.*projection_kind=whitened"),
         ({"commonest_share": 0.5, "accuracy": 0.9}, "collapse: 50.0 %"),
-        ({"kind": "enhanced", "perplexity": 2.0}, "The enhanced labels collapse.*detach_enhanced_labels=true"),
+        ({"kind": "enhanced", "perplexity": 2.0}, "The enhanced labels collapse.*enhanced_label_kind=clusters"),
         ({"accuracy": 0.02}, "no better than a constant guess: 2.0 % of the anchor .* makes up 2.0 %"),
         ({"loudness": 0.88}, "mostly say how loud .* 88 % .*projection_kind=whitened"),
         ({"loudness": 0.73, "accuracy": None}, None),
