@@ -7,7 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
 
@@ -50,7 +50,7 @@ def without_libmpg123(function: Callable[[], Result]) -> tuple[Result, list[str]
     return call.results[0], _LIBMPG123.findall(call.written)
 
 
-class _Call:
+class _Call(Generic[Result]):
     """A call in a thread of its own.
 
     Attributes:

@@ -43,7 +43,7 @@ class Update:
     text: StreamingText
     seconds: float
     hypothesis: Hypothesis | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 class Observer(Protocol):
