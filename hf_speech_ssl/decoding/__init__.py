@@ -6,6 +6,7 @@ from .decoder import Decoder, decoder_frames
 from .greedy import GreedyDecoder
 from .ngram import NGramModel, estimate_ngrams
 from .pieces import build_piece_processor, build_piece_tokenizer
+from .prefix_beam import PrefixBeamDecoder
 from .text import Hypothesis, StreamingText, TimedText, character_times, ctc_text, word_times
 from .transducer import TransducerGreedyDecoder, greedy_decoder, is_transducer
 from .transducer_beam import TransducerBeamDecoder, make_transducer_decoder
@@ -27,6 +28,7 @@ __all__ = [
     "GreedyDecoder",
     "Hypothesis",
     "NGramModel",
+    "PrefixBeamDecoder",
     "StreamingText",
     "TimedText",
     "TokenSpan",

@@ -67,6 +67,21 @@ class Decoder(ABC, Generic[State]):
     def finish(self, state: State) -> list[Hypothesis]:
         """The hypotheses of an utterance that has ended, the best one first, at least one. Its state is used up."""
 
+    def set_hot_words(self, state: State, phrases: Mapping[str, float]) -> None:
+        """Prefer phrases from the next frame on, instead of those before.
+
+        Args:
+            phrases: boosts by phrase; none for no hot words.
+
+        Raises:
+            ValueError: the decoder knows no hot words, or a phrase cannot be spelt.
+        """
+        if phrases:
+            raise ValueError(
+                f"{type(self).__name__} knows no hot words: a CTC model with PrefixBeamDecoder does "
+                f"(hf-speech-ssl stream --hot_words)."
+            )
+
     def divide(self, state: State) -> tuple[list[Hypothesis], State, int]:
         """End an utterance whose audio goes on, and begin the next one. No token is lost.
 

@@ -16,7 +16,7 @@ Spelling = tuple[int, ...]
 Lexicon = dict[str, set[Spelling]]
 
 
-class _Speller:
+class Speller:
     """Words as token ids."""
 
     def __init__(self, tokenizer: Wav2Vec2CTCTokenizer) -> None:
@@ -37,7 +37,7 @@ class _Speller:
 
 def spell_words(words: list[str], tokenizer: Wav2Vec2CTCTokenizer, source: str) -> Lexicon:
     """The words that the tokenizer can spell."""
-    speller = _Speller(tokenizer)
+    speller = Speller(tokenizer)
     lexicon = {word: {speller.spell(word)} for word in words if not speller.missing(word)}
     left_out = [word for word in words if word not in lexicon]
     if not lexicon:
@@ -55,7 +55,7 @@ def spell_words(words: list[str], tokenizer: Wav2Vec2CTCTokenizer, source: str) 
 
 def read_lexicon(path: str | Path, tokenizer: Wav2Vec2CTCTokenizer) -> Lexicon:
     """The words of a lexicon file with their spellings."""
-    speller = _Speller(tokenizer)
+    speller = Speller(tokenizer)
     lexicon: Lexicon = {}
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):

@@ -52,6 +52,7 @@ class Stream:
         self.before: Hypothesis | None = None  # of the segments that have ended
         self.begin = 0.0  # seconds at which the current segment begins
         self.frames = 0  # of that segment, which the decoder has had
+        self.hot_words: Mapping[str, float] = {}
         self.told_silence = False  # whether the rule for silence without speech has come true
         self.cache: ConformerCache | None = None  # shared with the streams that took the last step together
         self.row = 0  # its place in that cache
@@ -181,6 +182,26 @@ class StreamingBatch:
             self._update_events(stream)
         return stream.events.take()
 
+    def set_hot_words(self, stream: Stream, phrases: Mapping[str, float]) -> None:
+        """Prefer phrases in a stream from its next chunk on, instead of those before; see [`PrefixBeamDecoder`].
+
+        Args:
+            phrases: boosts by phrase, such as `{"anna karenina": 8.0}`; none for no hot words.
+
+        Raises:
+            ValueError: the decoder knows no hot words, a phrase cannot be spelt, or the stream has left.
+        """
+        self._check_here(stream)
+        self.decoder.set_hot_words(stream.state, phrases)
+        stream.hot_words = dict(phrases)
+
+    def _next_state(self, stream: Stream) -> Any:
+        """The decoder's state for the next segment of a stream."""
+        state = self.decoder.start()
+        if stream.hot_words:
+            self.decoder.set_hot_words(state, stream.hot_words)
+        return state
+
     def _update_events(self, stream: Stream) -> None:
         stream.events.update(self.decoder.hypothesis(stream.state), stream.begin, self._seconds(stream))
 
@@ -282,7 +303,7 @@ class StreamingBatch:
             if reason == "silence" or (reason == "no_speech" and not stream.told_silence):
                 best = self.decoder.finish(stream.state)[0]
                 self._end_segment(stream, reason, best, end_of_speech, 0)
-                stream.state = self.decoder.start()
+                stream.state = self._next_state(stream)
             stream.told_silence = reason == "no_speech" or (stream.told_silence and not text.text)
 
     def _close(self, stream: Stream) -> None:
@@ -294,7 +315,7 @@ class StreamingBatch:
         begin, stream.begin = stream.begin, gate.position / SAMPLING_RATE
         stream.events.end("silence", gate.voice_end / SAMPLING_RATE, best, begin, stream.begin)
         stream.before = _joined(stream, best, begin)
-        stream.state, stream.cache = self.decoder.start(), None
+        stream.state, stream.cache = self._next_state(stream), None
         stream.input.clear()
         gate.close()
 
@@ -423,9 +444,15 @@ class StreamingTranscriber:
         """Take any number of samples and return the text so far."""
         return self.batch.accept({self.stream: samples}, sampling_rate)[self.stream]
 
+    def set_hot_words(self, phrases: Mapping[str, float]) -> None:
+        """Do as [`StreamingBatch.set_hot_words`], for this stream and those after it."""
+        self.batch.set_hot_words(self.stream, phrases)
+
     def finish(self) -> str:
         """Transcribe what is left and return the whole text; the next `accept` begins a new stream."""
         text = self.batch.finish(self.stream)[0]
         self._last += self.batch.events(self.stream)
-        self.stream = self.batch.join()
+        hot_words, self.stream = self.stream.hot_words, self.batch.join()
+        if hot_words:
+            self.set_hot_words(hot_words)
         return text
