@@ -22,7 +22,15 @@ from .commands.push import PushOptions, push
 from .commands.serve import ServeOptions, serve
 from .commands.stream import StreamOptions, stream
 from .commands.transcribe import TranscribeOptions, transcribe
-from .options import DecodingOptions, LoadingOptions, OptionParser, ReadingOptions, add_options, make_options
+from .options import (
+    DecodingOptions,
+    EndpointOptions,
+    LoadingOptions,
+    OptionParser,
+    ReadingOptions,
+    add_options,
+    make_options,
+)
 
 PROGRAM = "hf-speech-ssl"
 
@@ -50,7 +58,11 @@ COMMANDS = (
         "transcribe audio files to text, subtitles or JSON",
         (TranscribeOptions, LoadingOptions, DecodingOptions),
     ),
-    Command(stream, "print a live transcript of a file or of standard input", (StreamOptions, LoadingOptions)),
+    Command(
+        stream,
+        "print a live transcript of a file or of standard input",
+        (StreamOptions, LoadingOptions, DecodingOptions, EndpointOptions),
+    ),
     Command(serve, "serve live streams and files of many clients", (ServeOptions, LoadingOptions)),
     Command(demo, "open a page to speak into", (DemoOptions, LoadingOptions)),
     Command(

@@ -1,6 +1,7 @@
 """hf-speech-ssl stream prints what the transcriber says, and one line for what goes wrong."""
 
 import io
+import json
 import re
 import signal
 
@@ -15,6 +16,7 @@ from hf_speech_ssl.modeling.configuration_chunkssl import ChunkSSLConfig
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
 from hf_speech_ssl.modeling.modeling_chunkssl import ChunkSSLForCTC
 from hf_speech_ssl.recognition.streaming import StreamingTranscriber
+from hf_speech_ssl.recognition.subtitles import format_srt, make_cues
 from hf_speech_ssl.recognition.terminal import Screen
 
 
@@ -70,6 +72,37 @@ def test_ctrl_c_ends_a_command_without_a_traceback(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", Pipe(b""))
     assert main(["stream", "-", "--model_name_or_path", "any"]) == 130
     assert capsys.readouterr().err == "hf-speech-ssl: interrupted\n"
+
+
+def stream_as(saved, source, capsys, *options) -> str:
+    assert main(["stream", str(source), "--model_name_or_path", saved[2], *options]) == 0
+    return capsys.readouterr().out
+
+
+def test_stream_prints_events_and_subtitles(saved, tmp_path, capsys):
+    model, processor, _ = saved
+    samples = (np.random.default_rng(0).standard_normal(48_000) * np.repeat([3000, 30, 1000], 16_000)).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000)
+    transcriber = StreamingTranscriber(model, processor)
+    transcriber.accept(samples)
+    [[best]] = transcriber.batch.finish_hypotheses(transcriber.stream)
+    events = [
+        json.loads(line) for line in stream_as(saved, tmp_path / "a.wav", capsys, "--format", "json").splitlines()
+    ]
+    assert events[-1]["type"] == "final" and events[-1]["text"] == best.text
+    assert [one["word"]["text"] for one in events if one["type"] == "word"] == [word.text for word in best.words]
+    assert stream_as(saved, tmp_path / "a.wav", capsys, "--format", "srt") == format_srt(make_cues(best.words))
+    options = ("--format", "json", "--max_segment_seconds", "0.6", "--hot_words", "abba", "c a=3")
+    events = [json.loads(line) for line in stream_as(saved, tmp_path / "a.wav", capsys, *options).splitlines()]
+    assert {one["reason"] for one in events if one["type"] == "endpoint"} == {"length"}
+    arguments = ["stream", str(tmp_path / "a.wav"), "--model_name_or_path", saved[2]]
+    for options, message in (
+        (["--hot_words", "a=much"], "'much' is no number; write 'phrase=8'"),
+        (["--hot_words", "zz"], "has no 'z' to spell the hot word 'zz'"),
+        (["--voice_detector", "silero"], "give --silence_seconds too"),
+    ):
+        assert main([*arguments, *options]) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_stream_says_what_is_wrong_in_one_line(saved, tmp_path, capsys, monkeypatch):

@@ -3,11 +3,12 @@
 import html
 import re
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_speech_ssl.decoding import TimedText
-from hf_speech_ssl.recognition.subtitles import format_srt, format_vtt, make_cues
+from hf_speech_ssl.recognition.subtitles import CueStream, format_srt, format_vtt, make_cues
 
 TIME = r"(\d{2,}):([0-5]\d):([0-5]\d)%s(\d{3})"
 
@@ -147,3 +148,20 @@ def test_files_as_they_are() -> None:
         "WEBVTT\n\n00:00:01.000 --> 00:00:08.000\na&amp;b\n\n01:01:01.510 --> 01:01:03.000\n&lt;i&gt;\n"
     )
     assert (format_srt([]), format_vtt([])) == ("", "WEBVTT\n")
+
+
+@given(seed=st.integers(0, 999), sizes=st.lists(st.integers(0, 5), min_size=1, max_size=30))
+@settings(max_examples=40, deadline=None)
+def test_cues_that_come_live_are_those_of_the_whole(seed, sizes):
+    random = np.random.default_rng(seed)
+    words, time = [], 0.0
+    for _ in range(sum(sizes)):
+        time += random.choice([0.05, 0.3, 1.0, 9.0], p=[0.6, 0.25, 0.1, 0.05])
+        end = time + random.uniform(0.05, 0.9)
+        words.append(TimedText("a" * int(random.integers(1, 12)) + random.choice(["", "."]), time, end))
+        time = end
+    stream, cues, place = CueStream(), [], 0
+    for size in sizes:
+        cues += stream.add(words[place : place + size])
+        place += size
+    assert cues + stream.finish() == make_cues(words)

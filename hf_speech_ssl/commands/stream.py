@@ -11,13 +11,15 @@ from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Literal, cast
 
-from ..options import LoadingOptions, argument, flag, required_flag
-from ..paths import check_model_folder
+from ..options import DecodingOptions, EndpointOptions, LoadingOptions, argument, flag, required_flag
+from ..paths import check_file, check_model_folder
 
 if TYPE_CHECKING:
     from io import BufferedReader
 
     import numpy as np
+
+_BOOST = 8.0  # of a hot word that names none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +32,41 @@ class StreamOptions:
     left_context_chunks: int | None = flag(
         None, "chunks that are remembered; by default as many as the model was made for, or all, and memory grows"
     )
+    format: Literal["text", "json", "srt"] = flag(
+        "text", "text as it grows; events, one JSON object a line; or subtitles, each once it is complete"
+    )
+    hot_words: list[str] = flag(
+        [],
+        "words or phrases to prefer: 'anna karenina', or 'anna karenina=12' for another boost than 8",
+        "PHRASE",
+    )
     sampling_rate: int = flag(16_000, "of raw samples, in Hz")
     sample_format: Literal["s16", "f32"] = flag("s16", "raw samples: 16-bit integers or 32-bit floats, little-endian")
     num_channels: int = flag(1, "interleaved channels of raw samples, mixed down")
 
+    @property
+    def boosts(self) -> dict[str, float]:
+        """The hot words with their boosts.
 
-def stream(options: StreamOptions, loading: LoadingOptions) -> str:
+        Raises:
+            ValueError: a boost is no number.
+        """
+        boosts = {}
+        for one in self.hot_words:
+            phrase, equals, boost = one.rpartition("=")
+            try:
+                boosts[phrase if equals else one] = float(boost) if equals else _BOOST
+            except ValueError:
+                raise ValueError(f"--hot_words {one!r}: {boost!r} is no number; write 'phrase=8'.") from None
+        return boosts
+
+
+def stream(
+    options: StreamOptions, loading: LoadingOptions, decoding: DecodingOptions, endpoints: EndpointOptions
+) -> str:
     """Transcribe a file, or raw audio from standard input, and print the text as it grows.
+
+    Decoding is greedy unless hot words, a language model, a lexicon or the size of a beam are given.
 
     Returns:
         The whole text. The real-time factor (compute time over audio time) goes to standard error.
@@ -47,21 +77,31 @@ def stream(options: StreamOptions, loading: LoadingOptions) -> str:
         KeyboardInterrupt: Ctrl-C. As after a file that breaks off, what came before is transcribed.
     """
     check_model_folder(options.model_name_or_path)
+    for path in (decoding.lm_path, decoding.lexicon_path):
+        check_file(path)
+    boosts = options.boosts
     from ..data.audio import AudioError
 
     with _open(options) as (blocks, rate):
         from ..recognition.packing import can_pack, pack_layers
         from ..recognition.recognizer import Recognizer
         from ..recognition.streaming import StreamingTranscriber
-        from ..recognition.terminal import LiveTranscript, Screen
+        from ..recognition.terminal import LiveTranscript, make_view
 
         recognizer = Recognizer.from_pretrained(options.model_name_or_path, **asdict(loading))
         transcriber = StreamingTranscriber(
-            recognizer.model, recognizer.processor, options.chunk_duration_ms, options.left_context_chunks
+            recognizer.model,
+            recognizer.processor,
+            options.chunk_duration_ms,
+            options.left_context_chunks,
+            recognizer.make_live_decoder(decoding, bool(boosts)),
+            endpoints,
         )
+        if boosts:
+            transcriber.set_hot_words(boosts)
         if can_pack(recognizer.model):
             pack_layers(recognizer.model)
-        live = LiveTranscript(transcriber, Screen(sys.stdout))
+        live = LiveTranscript(transcriber, make_view(sys.stdout, options.format))
         text = ""
         try:
             for block in _until_interrupted(blocks, waits=options.source == "-"):

@@ -25,6 +25,7 @@ from ..data.audio import SAMPLING_RATE
 from ..decoding import (
     Decoder,
     Hypothesis,
+    PrefixBeamDecoder,
     decoder_frames,
     greedy_decoder,
     is_transducer,
@@ -159,6 +160,20 @@ class Recognizer:
         if is_transducer(self.model):
             return make_transducer_decoder(self.model, self.tokenizer, self.seconds_per_frame, options, num_best)
         return make_decoder(self.tokenizer, self.seconds_per_frame, options, num_best)
+
+    def make_live_decoder(self, options: DecodingOptions, hot_words: bool = False) -> Decoder[Any]:
+        """The decoder of live streams that options ask for: greedy unless they name anything.
+
+        Args:
+            hot_words: whether streams will have hot words.
+
+        Raises:
+            ImportError, OSError, ValueError: as in [`PrefixBeamDecoder`] and `make_decoder`.
+        """
+        searches = hot_words or options.lm_path is not None or options.beam_size is not None
+        if is_transducer(self.model) or options.lexicon_path is not None or not searches:
+            return self.make_decoder(options)
+        return PrefixBeamDecoder(self.tokenizer, self.seconds_per_frame, options)
 
     def decoder_frames(
         self, waveforms: Sequence[NDArray[np.float32]], chunk_duration_ms: int = 0

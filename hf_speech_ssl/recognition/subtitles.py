@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..decoding.scripts import columns, split_columns
 from ..decoding.text import TimedText
@@ -58,10 +58,43 @@ def make_cues(words: Sequence[TimedText]) -> list[Cue]:
     return cues
 
 
-def format_srt(cues: Sequence[Cue]) -> str:
-    """A SubRip file. The format knows no escapes: an arrow "-->" in a text is written as "->"."""
+@dataclass
+class CueStream:
+    """The cues of words that come one after the other; together they are those of all words.
+
+    Attributes:
+        number: of cues that have been shown; whoever shows them counts.
+    """
+
+    number: int = 0
+    _words: list[TimedText] = field(default_factory=list)  # of the last cue that is complete, and those behind it
+    _has_shown: bool = False  # whether the first cue of these words is complete
+
+    def add(self, words: Sequence[TimedText]) -> list[Cue]:
+        """The cues that are complete, because a word of the next one has come."""
+        self._words += words
+        complete = []
+        while len(cues := make_cues(self._words)) > 1 + self._has_shown:
+            if self._has_shown:  # the words before it only say where the next cue may begin
+                self._words = [one for one in self._words if _milliseconds(one.start) >= cues[1].start]
+                cues = make_cues(self._words)
+            complete.append(cues[0])
+            self._has_shown = True
+        return complete
+
+    def finish(self) -> list[Cue]:
+        """The last cues."""
+        return make_cues(self._words)[self._has_shown :]
+
+
+def format_srt(cues: Sequence[Cue], first: int = 1) -> str:
+    """A SubRip file, or a part of it. The format knows no escapes: an arrow "-->" in a text is written as "->".
+
+    Args:
+        first: number of the first cue.
+    """
     blocks = []
-    for number, cue in enumerate(cues, start=1):
+    for number, cue in enumerate(cues, start=first):
         lines = re.sub("--+>", "->", "\n".join(cue.lines))
         blocks.append(f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{lines}\n")
     return "\n".join(blocks)

@@ -1,21 +1,38 @@
-"""A live transcript on a terminal or in a pipe."""
+"""A live transcript on a terminal or in a pipe: as text, as events, or as subtitles."""
 
 import shutil
 import sys
 import time
-from typing import TextIO
+from collections.abc import Sequence
+from typing import Protocol, TextIO
 
 import numpy as np
 
 from ..data.audio import AudioError
+from ..decoding import StreamingText, TimedText
 from ..decoding.scripts import columns, may_divide, split_columns
+from .events import Event, Word, WordEvent, event_json
 from .streaming import StreamingTranscriber
+from .subtitles import Cue, CueStream, format_srt
+
+
+class View(Protocol):
+    """Shows a transcript that grows."""
+
+    def update(self, text: StreamingText, events: Sequence[Event]) -> None:
+        """Show the text so far; `events` is what has happened since the last call."""
+
+    def interrupt(self, message: str) -> None:
+        """Print a line on standard error."""
+
+    def end(self, text: str, events: Sequence[Event]) -> None:
+        """Show the whole text, at the end."""
 
 
 class LiveTranscript:
     """Hands blocks of audio to a transcriber, shows its text and takes the time."""
 
-    def __init__(self, transcriber: StreamingTranscriber, screen: "Screen") -> None:
+    def __init__(self, transcriber: StreamingTranscriber, screen: View) -> None:
         self.transcriber, self.screen = transcriber, screen
         self.seconds = self.busy = 0.0
 
@@ -29,14 +46,14 @@ class LiveTranscript:
             return
         self.busy += time.perf_counter() - began
         self.seconds += len(block) / rate
-        self.screen.show(result.text, result.final)
+        self.screen.update(result, self.transcriber.events())
 
     def finish(self) -> str:
         """Show and return the whole text; the real-time factor goes to standard error."""
         began = time.perf_counter()
         text = self.transcriber.finish()
         self.busy += time.perf_counter() - began
-        self.screen.close(text)
+        self.screen.end(text, self.transcriber.events())
         factor = self.busy / self.seconds
         print(f"{self.seconds:.1f} s of audio in {self.busy:.2f} s: real-time factor {factor:.3f}", file=sys.stderr)
         return text
@@ -52,6 +69,12 @@ class Screen:
     def __init__(self, output: TextIO) -> None:
         self.output, self.live, self.row = output, output.isatty(), ""
         self.done = 0  # characters that stay as they are
+
+    def update(self, text: StreamingText, events: Sequence[Event]) -> None:
+        self.show(text.text, text.final)
+
+    def end(self, text: str, events: Sequence[Event]) -> None:
+        self.close(text)
 
     def show(self, text: str, final: str) -> None:
         """Show the text so far, of which the beginning `final` stays."""
@@ -108,6 +131,54 @@ class Screen:
             self.output.write(text[self.done :])
         self.output.write("\n")
         self.output.flush()
+
+
+class EventLines:
+    """Prints events, one JSON object a line."""
+
+    def __init__(self, output: TextIO) -> None:
+        self.output = output
+
+    def update(self, text: StreamingText, events: Sequence[Event]) -> None:
+        for event in events:
+            self.output.write(event_json(event) + "\n")
+        self.output.flush()
+
+    def interrupt(self, message: str) -> None:
+        print(message, file=sys.stderr)
+
+    def end(self, text: str, events: Sequence[Event]) -> None:
+        self.update(StreamingText(text, text), events)
+
+
+class LiveSubtitles(EventLines):
+    """Prints SubRip cues, each as soon as a word that is final shows where it ends."""
+
+    def __init__(self, output: TextIO) -> None:
+        super().__init__(output)
+        self.cues = CueStream()
+
+    def update(self, text: StreamingText, events: Sequence[Event]) -> None:
+        self._write(self.cues.add([_timed(one.word) for one in events if isinstance(one, WordEvent)]))
+
+    def end(self, text: str, events: Sequence[Event]) -> None:
+        self.update(StreamingText(text, text), events)
+        self._write(self.cues.finish())
+
+    def _write(self, cues: Sequence[Cue]) -> None:
+        for cue in cues:
+            self.output.write(("\n" if self.cues.number else "") + format_srt([cue], self.cues.number + 1))
+            self.cues.number += 1
+        self.output.flush()
+
+
+def make_view(output: TextIO, format: str) -> View:
+    """The view for "text", "json" or "srt"."""
+    return {"text": Screen, "json": EventLines, "srt": LiveSubtitles}[format](output)
+
+
+def _timed(word: Word) -> TimedText:
+    return TimedText(word.text, word.start, word.end, word.joined, word.confidence)
 
 
 def _last_columns(text: str, width: int) -> str:
