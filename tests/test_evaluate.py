@@ -302,6 +302,17 @@ def test_chunk_ssl_is_measured_in_chunks_too(folders, capsys):
     assert max(map(len, lines[1 : lines.index("## Speakers")])) <= 80  # below the title, with its paths
 
 
+def test_latency_of_live_streams(folders, capsys):
+    report = run(folders, "chunkssl", "--chunk_durations_ms", "160", "320", "--latency", "--max_samples", "3")
+    assert "## Live streams" in capsys.readouterr().out
+    assert "live" not in report["modes"]["offline"]
+    for mode in ("160 ms", "320 ms"):
+        live = report["modes"][mode]["live"]
+        assert 0 < live["step"]["median"] <= live["step"]["p99"] and live["final_delay"]["median"] > 0
+    with pytest.raises(ValueError, match="give --chunk_durations_ms, such as 320"):
+        EvaluateOptions(model_name_or_path="any", latency=True)
+
+
 def test_figures_are_those_of_the_model_asked_directly(folders):
     report = run(folders, "birq", "--num_worst", "9", "--num_resamples", "0", "--batch_seconds", "4")
     listen = pipeline("automatic-speech-recognition", str(folders / "birq"), device="cpu")

@@ -20,6 +20,8 @@ class EvaluateOptions:
     text_column_name: str = flag("text", "column with the transcripts")
     speaker_column_name: str = flag("speaker_id", "column with the speakers, if there is one")
     chunk_durations_ms: list[int] = flag([], "Chunk SSL: also in chunks of these durations", "MS")
+    latency: bool = flag(False, "measure how late the text of live streams is, in chunks of --chunk_durations_ms")
+    words_column_name: str = flag("words", "column with words and their times, if there is one, for --latency")
     normalize_text: bool = flag(True, "normalize references and hypotheses before they are compared")
     num_worst: int = flag(10, "utterances shown with the most word errors")
     num_resamples: int = flag(1000, "bootstrap resamples that the intervals come from; 0 for no intervals")
@@ -32,6 +34,8 @@ class EvaluateOptions:
                 f"num_worst must be 0 or more, num_resamples 0 (no intervals) or at least {_FEW_RESAMPLES}; got "
                 f"{self.num_worst} and {self.num_resamples}."
             )
+        if self.latency and not self.chunk_durations_ms:
+            raise ValueError("--latency is that of live streams: give --chunk_durations_ms, such as 320.")
 
 
 def evaluate(
@@ -56,9 +60,11 @@ def evaluate(
 
     recognizer = Recognizer.from_pretrained(options.model_name_or_path, **asdict(loading))
     decoder = recognizer.make_decoder(decoding)
-    speakers = options.speaker_column_name
-    evaluator = CorpusEvaluator(recognizer, decoder, options.chunk_durations_ms, speakers, options.normalize_text)
-    reader = UtteranceReader(reading, options.text_column_name, optional_columns=[speakers])
+    speakers, words = options.speaker_column_name, options.words_column_name if options.latency else None
+    evaluator = CorpusEvaluator(
+        recognizer, decoder, options.chunk_durations_ms, speakers, options.normalize_text, words
+    )
+    reader = UtteranceReader(reading, options.text_column_name, optional_columns=[speakers, *filter(None, [words])])
     figures = evaluator.report(reader, options.num_worst, options.num_resamples)
     asked = asdict(reading) | asdict(decoding)
     asked |= {name: getattr(options, name) for name in ("text_column_name", "speaker_column_name")}

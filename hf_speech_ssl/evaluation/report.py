@@ -35,6 +35,8 @@ def as_text(evaluation: Evaluation) -> str:
     for table in _mode_tables(modes):
         lines += [*table, ""]
     lines += _notes(modes, settings)
+    if live := {name: mode["live"] for name, mode in modes.items() if mode.get("live")}:
+        lines += ["", "## Live streams", "", *_live_lines(live)]
     if evaluation.speakers:
         lines += ["", "## Speakers", "", *_speaker_lines(evaluation.speakers)]
     if evaluation.worst:
@@ -128,6 +130,27 @@ def _notes(modes: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
         f"{settings['device']}{live}."
     )
     return [line for note in notes for line in _wrapped(note)]
+
+
+def _live_lines(live: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How late the text of live streams is."""
+    head = ["chunks", "word to text", "with computation", "end to text", "LAAL", "YAAL", "step"]
+    rows = []
+    for name, one in live.items():
+        names = ("emission_delay", "emission_delay_computed", "final_delay")
+        spreads = [_spread(one[each]) for each in names]
+        lags = ["" if one[each] is None else f"{one[each]:.0f}" for each in ("laal", "yaal")]
+        rows.append([name, *spreads, *lags, _spread(one["step"])])
+    note = (
+        "In ms, median (99th percentile): from the end of a word to when it is shown as it stays, without and with "
+        "the time of computation; from the end of the speech, where the stream ends, to the whole text; computation "
+        "of a block with a step of the encoder. LAAL and YAAL are means, without computation."
+    )
+    return [*markdown_table(head, rows), "", *_wrapped(note)]
+
+
+def _spread(values: Mapping[str, float] | None) -> str:
+    return "" if values is None else f"{values['median']:.0f} ({values['p99']:.0f})"
 
 
 def _speaker_lines(speakers: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,5 +1,6 @@
 """Error rates of a recognizer on a data set, offline and in chunks, with the time that each takes."""
 
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,9 @@ from ..evaluation import normalize_text
 from ..evaluation.bootstrap import CONFIDENCE
 from ..evaluation.scores import MIN_SPEAKERS, Scores, Transcript
 from ..run_folder import GREEDY, OFFLINE, mode_name
+from .latency import LatencyMeter
 from .recognizer import Recognizer
+from .streaming import StreamingTranscriber
 
 _SEED = 0  # of the bootstrap
 
@@ -27,6 +30,8 @@ class CorpusEvaluator:
         chunk_durations_ms: Chunk SSL: durations of chunks to transcribe in, beside whole utterances.
         speaker_column: column with the speakers; the report has no speakers where there is none.
         normalize: pass references and hypotheses through [`normalize_text`] before they are compared.
+        words_column: column with the words and their times; to measure the latency of live streams, in chunks of the
+            same durations, which is not done without.
 
     Raises:
         ValueError: the model cannot work in one of these chunks.
@@ -39,6 +44,7 @@ class CorpusEvaluator:
         chunk_durations_ms: Sequence[int],
         speaker_column: str,
         normalize: bool,
+        words_column: str | None = None,
     ) -> None:
         self.recognizer, self.decoder = recognizer, decoder
         self.modes = {OFFLINE: 0} | {mode_name(duration): duration for duration in chunk_durations_ms}
@@ -46,6 +52,12 @@ class CorpusEvaluator:
             mode: recognizer.latency_ms(duration) for mode, duration in self.modes.items() if mode != OFFLINE
         }
         self.speaker_column, self.normalize = speaker_column, normalize
+        self.words_column = words_column
+        self.meters = {
+            mode: LatencyMeter(StreamingTranscriber(recognizer.model, recognizer.processor, duration, decoder=decoder))
+            for mode, duration in self.modes.items()
+            if duration and words_column is not None
+        }
         self.audio_seconds = 0.0
         self.busy = dict.fromkeys(self.modes, 0.0)
 
@@ -58,8 +70,8 @@ class CorpusEvaluator:
 
         Returns:
             "modes" ("offline", "320 ms", ...: see [`Scores.by_mode`], with "real_time_factor" and for chunks
-            "latency_ms" and "mean_latency_ms"), "speakers" ([`Scores.by_speaker`]), "worst" ([`Scores.worst`]) and
-            "settings", on which the figures depend.
+            "latency_ms" and "mean_latency_ms", and "live" where it is measured, see [`LatencyMeter.figures`]),
+            "speakers" ([`Scores.by_speaker`]), "worst" ([`Scores.worst`]) and "settings", on which the figures depend.
 
         Raises:
             ValueError: no utterance can be used.
@@ -68,6 +80,8 @@ class CorpusEvaluator:
         modes = scores.by_mode()
         for mode, entry in modes.items():
             entry["real_time_factor"] = self.busy[mode] / self.audio_seconds
+            if mode in self.meters:
+                entry["live"] = self.meters[mode].figures()
             if mode in self.latencies:
                 entry["latency_ms"], entry["mean_latency_ms"] = self.latencies[mode]
         return {
@@ -88,6 +102,8 @@ class CorpusEvaluator:
                 for index, utterance in enumerate(batch):
                     transcripts.append(self._transcript(utterance, {mode: texts[mode][index] for mode in texts}))
                     self.audio_seconds += utterance.seconds
+                    for meter in self.meters.values():
+                        meter.add(utterance.waveform, *self._words(utterance))
                 bar.update(len(batch))
         return transcripts
 
@@ -102,6 +118,14 @@ class CorpusEvaluator:
         reference = self._text(utterance.text)
         name = None if speaker is None else str(speaker)
         return Transcript(utterance.name, utterance.index, utterance.seconds, reference, hypotheses, name)
+
+    def _words(self, utterance: Utterance) -> tuple[list[str], list[float] | None]:
+        """The words that are said, and the seconds at which they end, where a column tells."""
+        column = utterance.columns.get(self.words_column or "")
+        words = json.loads(column) if isinstance(column, str) else column
+        if not words:
+            return utterance.text.split(), None
+        return [str(one["word"]) for one in words], [float(one["end"]) for one in words]
 
     def _text(self, text: str) -> str:
         return normalize_text(text) if self.normalize else text
