@@ -3,7 +3,8 @@
     python benchmarks/streaming.py [--threads 2] [--repeats 5] [--peer nemotron] [--quick]
 
 Encoder steps run on features made beforehand, look-ahead chunk included: a step computes twice its chunk. The full
-path runs from samples to text through `StreamingBatch`: features, encoder, CTC head, decoding. Both have their blocks
+path runs from samples to text through `StreamingBatch`: features, encoder, CTC head, decoding. `transducer to text`
+has a transducer with 1,024 pieces in the head's place; its blank is set so that about 4 tokens come a second. All are
 packed (`pack_layers`), as `hf-speech-ssl stream` does on a CPU; `plain layers` shows one stream without. The left
 context is 5.12 s, or all there has been. Steps count once the left context is full. The peer is transformers' Nemotron
 encoder at the same size and left context, which looks ahead within its chunk and so computes each frame once.
@@ -31,18 +32,45 @@ STREAMS = [1, 8, 32]
 LEFT_CONTEXT_MS = 5120
 FRAME_MS = 40
 SECONDS = 30.0  # of audio per turn
+TOKENS_PER_SECOND = 4  # about 3 words of 1.3 pieces
 MINUTES = 5  # of audio for what grows with time
 
 
 # --- in the process of one configuration ---
 
 
-def build_model(left_context_chunks: int | None, packed: bool = True):
-    from hf_speech_ssl import ChunkSSLConfig, ChunkSSLForCTC
+def build_model(left_context_chunks: int | None, packed: bool = True, vocab_size: int = 32, transducer: bool = False):
+    from hf_speech_ssl import ChunkSSLConfig, ChunkSSLForCTC, ChunkSSLForRNNT
     from hf_speech_ssl.recognition.packing import pack_layers
 
-    model = ChunkSSLForCTC(ChunkSSLConfig(**SIZES, left_context_chunks=left_context_chunks, vocab_size=32))
+    config = ChunkSSLConfig(**SIZES, left_context_chunks=left_context_chunks, vocab_size=vocab_size)
+    model = (ChunkSSLForRNNT if transducer else ChunkSSLForCTC)(config)
     return pack_layers(model) if packed else model.eval()
+
+
+def set_token_rate(model, features) -> None:
+    """Move the blank's bias until a random transducer emits about `TOKENS_PER_SECOND` on features (1, frames, mel)."""
+    import torch
+
+    low, high = -5.0, 5.0
+    for _ in range(14):
+        middle = (low + high) / 2
+        with torch.no_grad():
+            model.joint.head.bias[0] = middle
+        tokens = (model.generate(features).sequences != 0).sum()
+        low, high = (middle, high) if tokens > TOKENS_PER_SECOND * features.shape[1] / 100 else (low, middle)
+
+
+def piece_processor():
+    """A processor with as many pieces as the paper has, of made-up words."""
+    import random
+
+    from hf_speech_ssl import SpeechSSLFeatureExtractor
+    from hf_speech_ssl.decoding import build_piece_processor
+
+    letters = random.Random(0)
+    words = ["".join(letters.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(2000)]
+    return build_piece_processor(words, SpeechSSLFeatureExtractor(), 1024, "bpe")
 
 
 class Encoder:
@@ -79,13 +107,20 @@ class Encoder:
 class FullPath:
     """Streams from samples to text; `run` is a pass over all the audio by new streams."""
 
-    def __init__(self, chunk_ms: int, streams: int, seconds: float):
+    def __init__(self, chunk_ms: int, streams: int, seconds: float, transducer: bool = False):
         from hf_speech_ssl import SpeechSSLFeatureExtractor
         from hf_speech_ssl.decoding import build_ctc_processor
 
         letters = "abcdefghijklmnopqrstuvwxyz'"
-        self.processor = build_ctc_processor([f"{letters} {letters}"], SpeechSSLFeatureExtractor())
-        self.model = build_model(LEFT_CONTEXT_MS // chunk_ms)
+        past = LEFT_CONTEXT_MS // chunk_ms
+        if transducer:
+            self.processor = piece_processor()
+            self.model = build_model(past, vocab_size=1024, transducer=True)
+            waveform, lengths = speech_like([10.0])
+            set_token_rate(self.model, self.processor.feature_extractor.extract(waveform, lengths)[0])
+        else:
+            self.processor = build_ctc_processor([f"{letters} {letters}"], SpeechSSLFeatureExtractor())
+            self.model = build_model(past)
         self.chunk_ms, self.streams = chunk_ms, streams
         self.skipped = LEFT_CONTEXT_MS // chunk_ms + 3
         self.samples = speech_like([seconds] * streams)[0].numpy()
@@ -208,7 +243,9 @@ def measure(chunk_ms: int, options) -> dict:
                 "bounded": bounded,
                 **common,
             }
-        configurations[f"samples to text, {streams}, 5.12 s"] = {"kind": "full", "streams": streams, **common}
+        full = {"kind": "full", "streams": streams, **common}
+        configurations[f"samples to text, {streams}, 5.12 s"] = full
+        configurations[f"transducer to text, {streams}, 5.12 s"] = {**full, "transducer": True}
     plain = {"kind": "encoder", "streams": 1, "bounded": True, "packed": False, **common}
     configurations["encoder with plain layers, 1, 5.12 s"] = plain
     if options.peer:
@@ -266,6 +303,19 @@ def peer_rows(results: list[dict]) -> list[list[str]]:
     return rows
 
 
+def transducer_rows(results: list[dict]) -> list[list[str]]:
+    """The transducer's time over that of CTC, from samples to text, within the turns."""
+    rows = []
+    for result in results:
+        for name in result["turns"][0]:
+            if name.startswith("transducer"):
+                ctc = name.replace("transducer", "samples")
+                pairs = [[statistics.median(turn[one]["steps_ms"]) for one in (ctc, name)] for turn in result["turns"]]
+                ratio = spread([transducer / other for other, transducer in pairs], 2)
+                rows.append([f"{result['chunk_ms']} ms", name.split(", ")[1], ratio])
+    return rows
+
+
 def growth_rows(turns: list[dict[str, dict]]) -> list[list[str]]:
     """Time and memory in every fifth of the long pass, medians over the turns."""
     rows = []
@@ -298,6 +348,8 @@ def main() -> None:
         f"Medians of {options.repeats} passes (range), p99 over all their steps.",
         markdown(header, [row for result in results for row in step_rows(result)]),
     ]
+    sections += ["### Transducer over CTC, from samples to text"]
+    sections += [markdown(["chunk", "streams", "times the CTC step"], transducer_rows(results))]
     if options.peer:
         columns = ["chunk", "Nemotron, ms a step", "ours", "Nemotron / ours", "Nemotron / ours from samples to text"]
         sections += ["### One stream beside Nemotron's encoder", markdown(columns, peer_rows(results))]

@@ -104,6 +104,8 @@ class Family:
         """Names of the configuration's fields that a card shows, in order."""
         if head == "ctc":
             return [*self.fields, *self.ctc_fields]
+        if head == "rnnt":
+            return [*self.fields, *self.ctc_fields, *TRANSDUCER_HEAD]
         labels = self.label_fields.get(getattr(config, "label_kind", ""), ())
         return [*self.fields, *self.pretraining_fields, *labels]
 
@@ -189,6 +191,10 @@ CONFORMER = (
 CTC_HEAD = (
     *("vocab_size", "mask_time_prob", "mask_time_length", "mask_feature_prob", "mask_feature_length"),
     *("hidden_dropout", "final_dropout"),
+)
+TRANSDUCER_HEAD = (
+    *("decoder_kind", "decoder_hidden_size", "num_decoder_layers", "decoder_attention_window", "joint_hidden_size"),
+    *("ctc_loss_weight", "num_time_masks", "max_time_mask_share", "num_feature_masks", "max_feature_mask_width"),
 )
 CODEBOOKS = (
     *("codebook_size", "codebook_dim", "num_codebooks", "codebook_distance", "codebook_refinements"),

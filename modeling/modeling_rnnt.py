@@ -4,12 +4,14 @@ Names and outputs follow transformers' ParakeetForRNNT. Shape letters: B batch, 
 frames, D hidden size, J joint width, U tokens of the longest text, S steps of a greedy path, V vocabulary.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, can_return_tuple
@@ -91,6 +93,16 @@ class ConformerForRNNT(ConformerFineTuningModel):
         if config.ctc_loss_weight:
             self.ctc_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self.joint.head:
+            # The blank begins with a probability of 0.9, about its share of a path: the loss starts lower, and
+            # decoding an untrained model is not a burst of tokens at every frame.
+            bias = torch.zeros_like(module.bias)
+            bias[self.config.pad_token_id] = math.log(9 * max(1, self.config.vocab_size - 1))
+            init.copy_(module.bias, bias)
 
     @can_return_tuple
     def get_audio_features(

@@ -179,7 +179,7 @@ def test_tune_command(heard, tmp_path, capsys, monkeypatch):
     folder, log_probs = heard
     lm, report = str(tmp_path / "l m.arpa"), tmp_path / "new" / "grid.json"
     estimate_ngrams(TEXTS * 2, 3).write_arpa(lm)
-    monkeypatch.setattr(Recognizer, "log_probs", log_probs)
+    monkeypatch.setattr(Recognizer, "decoder_frames", log_probs)
     command = ["tune", str(folder / "model"), str(folder / "data"), "--lm_path", lm, "--output_file", str(report)]
     assert main([*command, "--lm_weights", "9", "0.5", "1", "--word_bonuses", "0", "-300", "2"]) == 0
     printed = capsys.readouterr().out

@@ -11,7 +11,8 @@ import torch
 from families import HEADS, Family, every_family, example_batch, run
 from helpers import speech_like, tiny_birq
 from test_pipeline import save_recognizer
-from transformers import AutoModel, AutoModelForCTC, AutoModelForPreTraining, AutoProcessor, pipeline
+from transformers import AutoModel, AutoModelForCTC, AutoModelForPreTraining,
+    AutoModelForRNNT, AutoProcessor, pipeline
 
 from hf_speech_ssl import BiRQForPreTraining, FSQConfig, FSQModel, SpeechSSLFeatureExtractor
 
@@ -38,14 +39,16 @@ PROGRAM = """
 from pathlib import Path
 import torch
 from transformers import (
-    AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCTC, AutoModelForPreTraining, AutoProcessor, pipeline
+    AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCTC, AutoModelForPreTraining,
+    AutoModelForRNNT, AutoProcessor, pipeline
 )
 
 source, target = map(Path, sys.argv[1:])
 features, mask, wave = torch.load(source / "inputs.pt", weights_only=False)
 trust = {"trust_remote_code": True}
 outputs = {}
-for head, auto in {"base": AutoModel, "ctc": AutoModelForCTC, "pretraining": AutoModelForPreTraining}.items():
+AUTO = {"base": AutoModel, "ctc": AutoModelForCTC, "rnnt": AutoModelForRNNT, "pretraining": AutoModelForPreTraining}
+for head, auto in AUTO.items():
     torch.manual_seed(3)  # for the weights of a new head
     model = auto.from_pretrained(source / "pretrained", **trust)
     assert type(model.config).__module__.startswith("transformers_modules."), type(model.config)

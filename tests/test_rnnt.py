@@ -16,8 +16,11 @@ LABELS = torch.tensor([[3, 5, 5, 2, 7], [4, 1, -100, -100, -100], [-100] * 5])
 
 
 def build(**overrides) -> BiRQForRNNT:
+    """A random model that says as much as it is silent."""
     torch.manual_seed(1)
-    return BiRQForRNNT(tiny_birq(**{**PLAIN, **overrides})).eval()
+    model = BiRQForRNNT(tiny_birq(**{**PLAIN, **overrides})).eval()
+    model.joint.head.bias.data.zero_()
+    return model
 
 
 @pytest.fixture
@@ -131,6 +134,13 @@ def test_a_batch_gives_what_each_utterance_gives_alone(batch):
     for row, frames in enumerate((40, 26, 12)):
         alone = model.generate(batch["input_features"][row : row + 1, :frames]).sequences[0]
         assert together[row][together[row] != 0].tolist() == alone[alone != 0].tolist()
+
+
+def test_an_untrained_model_is_silent():
+    model = BiRQForRNNT(tiny_birq(vocab_size=50, pad_token_id=3))
+    logits = model(torch.randn(1, 40, 80), decoder_input_ids=torch.tensor([[3, 1, 2]])).logits
+    assert 0.8 < logits.softmax(-1)[..., 3].mean() < 0.95
+    assert set(model.eval().generate(torch.randn(1, 40, 80)).sequences[0].tolist()) == {3}
 
 
 def test_refused_labels(batch):

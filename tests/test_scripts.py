@@ -12,10 +12,12 @@ import torch
 from helpers import tracked_pictures
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCTC, pipeline
+from transformers import AutoConfig, AutoModelForCTC, AutoTokenizer, pipeline
 from transformers.utils import logging as transformers_logging
 
-from hf_speech_ssl import BiRQForCTC, ChunkSSLForPreTraining, FSQModel, SpeechSSLFeatureExtractor
+from hf_speech_ssl import BiRQForCTC, BiRQForRNNT, ChunkSSLForPreTraining, FSQModel, SpeechSSLFeatureExtractor
+from hf_speech_ssl.commands.average import AverageOptions
+from hf_speech_ssl.commands.average import average as average_command
 from hf_speech_ssl.decoding import build_ctc_processor
 from hf_speech_ssl.run_folder import RunResults
 from hf_speech_ssl.training.building import load_model
@@ -29,6 +31,7 @@ import run_birq  # noqa: E402
 import run_chunkssl  # noqa: E402
 import run_ctc  # noqa: E402
 import run_fsq  # noqa: E402
+import run_rnnt  # noqa: E402
 
 SIZES = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,codebook_size=32"
 DATA = (
@@ -212,6 +215,53 @@ def test_another_alphabet_is_refused_or_gets_a_new_head(finetuned, tmp_path):
     old, new = weights(finetuned), weights(tmp_path / "new")
     assert all(torch.equal(value, new[name]) for name, value in old.items() if name.startswith("encoder."))
     assert not torch.equal(new["ctc_head.weight"], old["ctc_head.weight"])
+
+
+HEAD = "decoder_hidden_size=16,decoder_attention_heads=2,decoder_intermediate_size=16,joint_hidden_size=16"
+RNNT = f"{DATA} --eval_split_name validation --config_overrides {HEAD} --vocabulary_size 40 "
+
+
+@pytest.fixture(scope="module")
+def transducer(pretrained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("transducer")
+    flags = f"{RNNT} --max_steps 4 --eval_steps 2 --save_steps 2 --freeze_encoder_steps 0.25"
+    metrics = run_rnnt.main([*flags.split(), "--model_name_or_path", str(pretrained), "--output_dir", str(folder)])
+    assert metrics["eval_wer"] >= 0 and metrics["eval_loss"] > 0
+    return folder
+
+
+def test_a_transducer_has_the_papers_recipe_and_a_card(pretrained, transducer):
+    config = json.loads((transducer / "config.json").read_text())
+    assert config["architectures"] == ["BiRQForRNNT"] and config["vocab_size"] == 40
+    assert (config["num_time_masks"], config["max_time_mask_share"], config["mask_time_prob"]) == (10, 0.05, 0.0)
+    assert (config["num_feature_masks"], config["max_feature_mask_width"]) == (2, 27)
+    assert isinstance(pipeline("automatic-speech-recognition", str(transducer)).tokenizer("ab").input_ids, list)
+    card = (transducer / "README.md").read_text()
+    assert "with a transducer head" in card and "AutoModelForRNNT" in card and "AutoModelForCTC" not in card
+    average = transducer.parent / "average"
+    average_command(AverageOptions(run_dir=str(transducer), num_checkpoints=2, output_dir=str(average)))
+    assert BiRQForRNNT.from_pretrained(average).config.vocab_size == 40
+
+
+def test_a_transducer_goes_on_from_ctc_with_its_letters_or_new_pieces(finetuned, transducer, tmp_path):
+    flags = [*RNNT.split(), "--max_steps", "1", "--eval_split_name", "", "--freeze_encoder"]
+    for kind, source in (("unigram", finetuned), ("model", finetuned), ("unigram", transducer)):
+        folder = tmp_path / f"{kind}-{source.name}"
+        run_rnnt.main(
+            [*flags, "--vocabulary_kind", kind, "--model_name_or_path", str(source), "--output_dir", str(folder)]
+        )
+        name = "encoder.feature_projection.weight"
+        assert torch.equal(weights(folder)[name], weights(source)[name])
+        kept = kind == "model" or source == transducer
+        old, new = (AutoTokenizer.from_pretrained(one).get_vocab() for one in (source, folder))
+        assert (old == new) == kept
+    with pytest.raises(ValueError, match="vocabulary_kind model keeps the tokenizer of a CTC model; None is none"):
+        run_rnnt.main([*flags, "--vocabulary_kind", "model", "--config_name", "birq-tiny", "--output_dir", "unused"])
+    with pytest.raises(ValueError, match=r"different pieces, 9000 are asked for: give --vocabulary_size \d+ or less"):
+        run_rnnt.main(
+            [*flags, "--vocabulary_size", "9000", "--model_name_or_path", str(finetuned)]
+            + ["--output_dir", str(tmp_path / "refused")]
+        )
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ class StreamOptions:
     """What is transcribed, and in which chunks."""
 
     source: str = argument("an audio file, or - for raw samples on standard input", "FILE|-")
-    model_name_or_path: str = required_flag("folder or Hub id of a Chunk SSL CTC model")
+    model_name_or_path: str = required_flag("folder or Hub id of a Chunk SSL CTC model or transducer")
     chunk_duration_ms: int = flag(320, "duration of a chunk; text is one to two chunks late")
     left_context_chunks: int | None = flag(
         None, "chunks that are remembered; by default as many as the model was made for, or all, and memory grows"

@@ -180,7 +180,7 @@ class TransducerBeamDecoder(Decoder[TransducerBeamState]):
             raise ValueError(
                 "A transducer's vocabulary is open: --lexicon_path is for CTC models. Leave it out, or give --lm_path."
             )
-        self.beam_size = options.beam_size or DEFAULT_BEAM_SIZE
+        self.beam_size = DEFAULT_BEAM_SIZE if options.beam_size is None else options.beam_size
         check_sizes(self.beam_size, num_best)
         if not beam_threshold > 0:
             raise ValueError(f"beam_threshold must be positive, got {beam_threshold}.")

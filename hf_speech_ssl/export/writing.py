@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from transformers import PreTrainedTokenizerBase
 
 from ..data.audio import SAMPLING_RATE
+from ..decoding import is_transducer
 from ..json_files import write_text
 from ..modeling.configuration_conformer import HOP_LENGTH
 from ..modeling.feature_extraction_speech_ssl import FRAME_LENGTH, SpeechSSLFeatureExtractor
@@ -59,6 +60,10 @@ def export_model(
     if not isinstance(extractor, SpeechSSLFeatureExtractor) or not isinstance(recognizer.model, ConformerForCTC):
         raise ValueError(
             f"A {type(recognizer.model).__name__} cannot be exported; CTC models of BiRQ and Chunk SSL can."
+        )
+    if is_transducer(recognizer.model):
+        raise ValueError(
+            f"{type(recognizer.model).__name__} is a transducer, whose search is no graph; export a CTC model instead."
         )
     if int8 and format != "onnx":
         raise ValueError("int8 is for ONNX; give --format onnx with it.")

@@ -32,7 +32,9 @@ from ..verdict import Verdict
 
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
 OUR_TAG = "hf-speech-ssl"
-TASKS = {"ctc": "automatic-speech-recognition", "encoder": "feature-extraction", "tokenizer": "feature-extraction"}
+AUTO_CLASSES = {"ctc": "AutoModelForCTC", "rnnt": "AutoModelForRNNT"}  # of the models that write text
+TASKS = dict.fromkeys(AUTO_CLASSES, "automatic-speech-recognition")
+TASKS |= dict.fromkeys(("encoder", "tokenizer"), "feature-extraction")
 # The flags that say how a run was made; paths and bookkeeping are left out of the card.
 SHOWN_SETTINGS = """config_name config_overrides model_name_or_path fsq_model_name_or_path from_scratch
     per_device_train_batch_seconds gradient_accumulation_steps learning_rate lr_scheduler_type warmup_steps hold_steps
@@ -93,8 +95,14 @@ class FinishedRun:
 
     @property
     def kind(self) -> str:
-        """ "ctc", "tokenizer" or "encoder"."""
-        return "ctc" if self.architecture.endswith("ForCTC") else self.family.kind
+        """ "ctc", "rnnt", "tokenizer" or "encoder"."""
+        return head_kind(self.architecture) or self.family.kind
+
+
+def head_kind(architecture: str) -> str | None:
+    """ "ctc" or "rnnt", where a class writes text."""
+    endings = {kind: auto.removeprefix("AutoModel") for kind, auto in AUTO_CLASSES.items()}
+    return next((kind for kind, ending in endings.items() if architecture.endswith(ending)), None)
 
 
 def write_model_card(
@@ -205,6 +213,8 @@ def template_values(run: FinishedRun) -> dict[str, Any]:
     return {
         "name": run.name,
         "kind": run.kind,
+        "writes_text": run.kind in AUTO_CLASSES,
+        "auto_class": AUTO_CLASSES.get(run.kind, "AutoModel"),
         "family": run.family.name,
         "config": run.config,
         "arguments": run.arguments.values,

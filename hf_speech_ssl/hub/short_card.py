@@ -9,17 +9,15 @@ from yaml import YAMLError
 from ..families import family_of
 from ..json_files import read_json
 from ..run_folder import CONFIG_FILE, TrainingState
-from .card import OUR_TAG, common_metadata, duration_text
+from .card import AUTO_CLASSES, OUR_TAG, common_metadata, duration_text, head_kind
 
 
 def short_card(folder: Path, title: str, text: str) -> str:
     """A card without figures, for weights that have not been evaluated."""
     config = read_json(folder / CONFIG_FILE)
-    is_ctc = any(name.endswith("ForCTC") for name in config.get("architectures") or [])
-    auto, name = "AutoModelForCTC" if is_ctc else "AutoModel", folder.resolve().name
-    metadata = ModelCardData(
-        model_name=name, **common_metadata("ctc" if is_ctc else "encoder", family_of(config.get("model_type")))
-    )
+    kind, name = head_kind((config.get("architectures") or [""])[0]) or "encoder", folder.resolve().name
+    auto = AUTO_CLASSES.get(kind, "AutoModel")
+    metadata = ModelCardData(model_name=name, **common_metadata(kind, family_of(config.get("model_type"))))
     use = f"from transformers import {auto}\n\n"
     use += f'model = {auto}.from_pretrained("{name}", trust_remote_code=True)'
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n# {title}\n\n{text}\n\n```python\n{use}\n```\n"))

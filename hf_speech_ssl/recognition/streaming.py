@@ -400,10 +400,11 @@ def _check_can_stream(model: PreTrainedModel, processor: ProcessorMixin, decoder
             f"{type(model).__name__} cannot stream: frames that see their chunks only and a head that writes text are "
             f"needed. Pass a ChunkSSLForCTC or ChunkSSLForRNNT."
         )
-    if decoder is None and not any(word_starts(processor.tokenizer)):
+    tokenizer = processor.tokenizer
+    if decoder is None and not (hasattr(tokenizer, "get_vocab") and any(word_starts(tokenizer))):
         raise ValueError(
-            f"A tokenizer that says where words begin or end is needed to stream, such as Wav2Vec2CTCTokenizer; this "
-            f"{type(processor.tokenizer).__name__} does not."
+            f"A tokenizer that says where words begin or end is needed to stream, such as Wav2Vec2CTCTokenizer, got "
+            f"{type(tokenizer).__name__}."
         )
 
 

@@ -13,6 +13,7 @@ from transformers import (
     AutoModel,
     AutoModelForCTC,
     AutoModelForPreTraining,
+    AutoModelForRNNT,
     PreTrainedModel,
     Wav2Vec2Processor,
 )
@@ -28,7 +29,7 @@ from hf_speech_ssl.run_folder import (
     read_log,
 )
 
-from .building import is_ctc_model, load_feature_extractor
+from .building import load_feature_extractor, writes_text
 from .checkpoints import Saveable, save_model
 from .output_folder import list_checkpoints, step_of
 
@@ -59,7 +60,8 @@ def average_checkpoints(
 
     Args:
         by: "best" takes the checkpoints with the lowest value of the metric that the run chose its best one by: WER of
-            a CTC model, loss of any other, on the first of its evaluation splits; "last" takes the newest.
+            a model that writes text, loss of any other, on the first of its evaluation splits; "last" takes the
+            newest.
 
     Raises:
         ValueError: too few checkpoints, a folder that is taken, checkpoints of different models.
@@ -121,7 +123,7 @@ def metric_of_run(run_dir: Path, checkpoint: Path) -> str:
     splits = RunArguments.read(run_dir).eval_splits
     if not splits:
         raise ValueError(f"{run_dir} was never evaluated (no --eval_split_name): take the newest with --by last.")
-    return str(MetricName.among(splits, splits[0], "wer" if is_ctc_model(checkpoint) else "loss"))
+    return str(MetricName.among(splits, splits[0], "wer" if writes_text(checkpoint) else "loss"))
 
 
 def logged_values(run_dir: Path, metric: str) -> dict[int, float]:
@@ -183,13 +185,13 @@ def mean_of_weights(
 def load_any_model(folder: Path) -> PreTrainedModel:
     """A saved model with the head that it was saved with."""
     name = (AutoConfig.from_pretrained(folder).architectures or [""])[0]
-    heads = {"CTC": AutoModelForCTC, "PreTraining": AutoModelForPreTraining}
+    heads = {"CTC": AutoModelForCTC, "PreTraining": AutoModelForPreTraining, "RNNT": AutoModelForRNNT}
     return heads.get(name.rpartition("For")[2], AutoModel).from_pretrained(folder)
 
 
 def load_processor(folder: Path) -> Saveable:
-    """The processor of a CTC model, the feature extractor of any other."""
-    return Wav2Vec2Processor.from_pretrained(folder) if is_ctc_model(folder) else load_feature_extractor(folder)
+    """The processor of a model that writes text, the feature extractor of any other."""
+    return Wav2Vec2Processor.from_pretrained(folder) if writes_text(folder) else load_feature_extractor(folder)
 
 
 def _open_weights(folder: Path) -> "safe_open":

@@ -21,9 +21,16 @@ logger = logging.getLogger(__name__)
 
 
 def make_config(
-    config_name: str | None, model_name_or_path: str | None, config_overrides: str | None, **fields: Any
+    config_name: str | None,
+    model_name_or_path: str | None,
+    config_overrides: str | None,
+    recipe: Mapping[str, Any] | None = None,
+    **fields: Any,
 ) -> PreTrainedConfig:
     """The configuration of a preset, or of a saved model, with overrides and further fields.
+
+    Args:
+        recipe: fields that overrides may replace.
 
     Raises:
         ValueError: neither or both of preset and model, an unknown preset, a misspelt or senseless field.
@@ -37,10 +44,10 @@ def make_config(
         assert config_name is not None
         config_class = family_of_preset(config_name).config_class
         overrides = parse_config_overrides(config_overrides, config_class)
-        return config_class.from_preset(config_name, **{**overrides, **fields})
+        return config_class.from_preset(config_name, **{**(recipe or {}), **overrides, **fields})
     config_class = type(AutoConfig.from_pretrained(model_name_or_path))
     overrides = parse_config_overrides(config_overrides, config_class)
-    return config_class.from_pretrained(model_name_or_path, **{**overrides, **fields})
+    return config_class.from_pretrained(model_name_or_path, **{**(recipe or {}), **overrides, **fields})
 
 
 def load_feature_extractor(source: str | Path | None) -> SpeechSSLFeatureExtractor:
@@ -118,10 +125,14 @@ def load_with_new_head(model_class: Any, config: PreTrainedConfig, pretrained: s
     return model
 
 
-def is_ctc_model(source: str | Path) -> bool:
-    """Whether a saved model, here or on the Hub, is a CTC model, so that a processor lies beside it."""
-    architectures = AutoConfig.from_pretrained(source).architectures or []
-    return any(name.endswith("ForCTC") for name in architectures)
+def architecture_of(source: str | Path) -> str:
+    """Name of the class that a saved model, here or on the Hub, was saved from; empty if it does not say."""
+    return str((AutoConfig.from_pretrained(source).architectures or [""])[0])
+
+
+def writes_text(source: str | Path) -> bool:
+    """Whether a saved model has a head that writes text, so that a processor lies beside it."""
+    return architecture_of(source).endswith(("ForCTC", "ForRNNT"))
 
 
 def parse_config_overrides(text: str | None, config_class: type) -> dict[str, Any]:

@@ -5,6 +5,7 @@ It knows batches of audio, a learner that turns some into an update, and when to
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -31,7 +32,7 @@ from .output_folder import delete_old_checkpoints
 from .processes import Interrupted, Interruption, decided_by_main_process, describe_processes
 from .reporting import RunLog
 from .run import Run, compare_plans
-from .schedules import make_schedule
+from .schedules import as_steps, make_schedule
 from .updates import Objective, TrainStep
 
 # Before so much audio and so many updates nothing is said about labels and their prediction.
@@ -81,6 +82,8 @@ class TrainingLoop:
             settings.num_anneals,
             settings.final_lr_factor,
         )
+        frozen = as_steps(settings.freeze_encoder_steps, max_steps)
+        settings = replace(settings, freeze_encoder_steps=frozen)
         self.train_step = TrainStep(accelerator, model, objective, settings, schedule)
         self.interruption = Interruption()
         self.state = TrainingState(num_processes=accelerator.num_processes)

@@ -36,7 +36,7 @@ class TrainingSettings:
     hold_steps: float = flag(0.0, "Updates at the peak after the warm-up; below 1 a share of the run.")
     num_anneals: int = flag(10, "tri_stage: divisions of the learning rate by sqrt(2) after the hold.")
     final_lr_factor: float = flag(0.1, "exponential: learning rate at the end, as a share of the peak.")
-    freeze_encoder_steps: int = flag(0, "First updates in which only the head learns.")
+    freeze_encoder_steps: float = flag(0, "First updates in which only the head learns; below 1 a share of the run.")
     mixed_precision: str | None = flag(None, "no, bf16 or fp16; by default what `accelerate launch` was told.")
     gradient_checkpointing: bool = flag(False, "Recompute activations in the backward pass, to save memory.")
     torch_compile: bool = flag(False, "Compile the model with torch.compile.")

@@ -1,11 +1,10 @@
-"""CTC fine-tuning: transcripts as labels, what is wrong with them, and error rates during a run."""
+"""Fine-tuning: transcripts as labels, what is wrong with them, and error rates during a run."""
 
 import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from hf_speech_ssl.data.batch import Batch
-from hf_speech_ssl.decoding import Decoder, GreedyDecoder, unknown_characters
+from hf_speech_ssl.decoding import decoder_frames, greedy_decoder, unknown_characters
 from hf_speech_ssl.evaluation import ErrorCounts, count_character_errors, count_word_errors
 from hf_speech_ssl.modeling.feature_extraction_speech_ssl import num_frames
 from hf_speech_ssl.run_folder import OFFLINE, MetricName
@@ -29,23 +28,29 @@ NUM_NAMED = 5  # utterances in warnings
 logger = logging.getLogger(__name__)
 
 
+def ctc_frames_needed(labels: Sequence[int]) -> int:
+    """Frames that CTC needs: one for every label, and one for a blank between two equal ones."""
+    return len(labels) + sum(first == second for first, second in pairwise(labels))
+
+
 @dataclass(frozen=True)
 class Transcription:
-    """CTC fine-tuning; the mean is over utterances.
+    """Fine-tuning with CTC or a transducer; the mean is over utterances.
 
-    CTC needs a frame for every label and a blank between two equal ones. Utterances whose transcript is longer than
-    that are left out of the mean and named; the model counts them as a loss of 0.
+    Utterances whose transcript needs more frames than their audio has are left out and named.
 
     Args:
         processor: turns audio into features and text into labels.
         frame_stacking: feature frames in a frame of the model.
         normalize: is applied to every transcript first.
+        frames_needed: the least number of encoder frames for some labels.
         left_out: names of the utterances of training that were left out.
     """
 
     processor: Any
     frame_stacking: int
     normalize: Callable[[str], str] = str
+    frames_needed: Callable[[Sequence[int]], int] = ctc_frames_needed
     unit: str = "num_utterances"
     left_out: dict[str, None] = field(default_factory=dict)
 
@@ -68,13 +73,13 @@ class Transcription:
         fitting = 0
         for name, labels, samples in zip(batch.names, ids, batch.lengths.tolist(), strict=True):
             frames = num_frames(samples) // self.frame_stacking
-            needed = len(labels) + sum(first == second for first, second in pairwise(labels))
+            needed = self.frames_needed(labels)
             fitting += needed <= frames
             if needed > frames and named and name not in self.left_out:
                 self.left_out[name] = None
                 if len(self.left_out) <= NUM_NAMED:
                     logger.warning(
-                        f"{name} is left out: its transcript of {len(labels)} letters needs {needed} frames, its "
+                        f"{name} is left out: its transcript of {len(labels)} tokens needs {needed} frames, its "
                         f"audio has {frames}. Are audio and transcript of the same utterance?"
                     )
         return fitting if batch.num_examples else 0
@@ -162,7 +167,7 @@ class TranscriptEvaluator:
             for arguments in self.modes.values():
                 with evaluating(model, device, seed=0):
                     output, _ = self.objective(model, batch, device, **arguments)
-            self.transcribe(output["logits"])
+            self.transcribe(model, output)
 
     def __call__(self, model: nn.Module, interruption: Interruption) -> dict[str, float]:
         self.examples.clear()
@@ -184,7 +189,7 @@ class TranscriptEvaluator:
             output, units = self.objective(model, batch, device, **model_arguments)
             sums = add([sums, weighted_scalars(output, units, self.objective.unit)])
             if batch.num_examples:
-                references, transcripts = self.objective.texts(batch), self.transcribe(output["logits"])
+                references, transcripts = self.objective.texts(batch), self.transcribe(model, output)
                 words += count_word_errors(transcripts, references)
                 characters += count_character_errors(transcripts, references)
                 self.show(references, transcripts)
@@ -198,15 +203,14 @@ class TranscriptEvaluator:
         self.examples.extend(f"  ref: {reference}\n  hyp: {transcript}" for reference, transcript in pairs)
         del self.examples[self.num_examples :]
 
-    @cached_property
-    def decoder(self) -> Decoder[Any]:
-        """Greedy decoding with the processor's tokenizer; the times of words are of no use here."""
-        return GreedyDecoder(self.objective.processor.tokenizer, seconds_per_frame=0.01)
-
-    def transcribe(self, logits: torch.Tensor) -> list[str]:
-        """Transcripts of (B, T, V) logits; the best token of padded frames is the blank."""
-        hypotheses = self.decoder(logits.float().log_softmax(-1), [logits.shape[1]] * len(logits))
-        return [one[0].text for one in hypotheses]
+    def transcribe(self, model: nn.Module, output: Mapping[str, Any]) -> list[str]:
+        """Transcripts by greedy decoding of a model's output; the times of words are of no use here."""
+        bare: Any = self.accelerator.unwrap_model(model)
+        decoder = greedy_decoder(bare, self.objective.processor.tokenizer, seconds_per_frame=0.01)
+        frames = decoder_frames(output)
+        mask = output.get("attention_mask")  # CTC has none: the best token of padded frames is the blank
+        lengths = [frames.shape[1]] * len(frames) if mask is None else mask.sum(-1)
+        return [one[0].text for one in decoder(frames, lengths)]
 
 
 def _named(unit: str, counts: ErrorCounts) -> dict[str, float]:

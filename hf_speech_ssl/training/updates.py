@@ -103,7 +103,7 @@ class TrainStep:
         self.bare_model = model
         self.model = accelerator.prepare_model(model)
         self.adamw = torch.optim.AdamW(
-            parameter_groups(model, settings.weight_decay, settings.freeze_encoder_steps),
+            parameter_groups(model, settings.weight_decay, round(settings.freeze_encoder_steps)),
             lr=settings.learning_rate,
             betas=(settings.adam_beta1, settings.adam_beta2),
             eps=settings.adam_epsilon,

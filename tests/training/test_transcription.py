@@ -53,7 +53,7 @@ def test_transcripts_longer_than_their_audio_are_left_out_of_the_mean_and_named(
     both = batch_of("abcdefgha", "aabbccdda")  # 9 letters and 4 blanks between equal ones
     output, units = objective(model.train(), both, cpu)
     assert units == 1 and list(objective.left_out) == ["aabbccdda.wav"]
-    assert "aabbccdda.wav is left out: its transcript of 9 letters needs 13 frames, its audio has 9" in caplog.text
+    assert "aabbccdda.wav is left out: its transcript of 9 tokens needs 13 frames, its audio has 9" in caplog.text
     output, _ = objective(model.eval(), both, cpu)
     assert float(output["loss"]) > 0 and float(output["loss"]) == pytest.approx(float(alone["loss"]), rel=1e-5)
 
