@@ -11,8 +11,7 @@ import torch
 from families import HEADS, Family, every_family, example_batch, run
 from helpers import speech_like, tiny_birq
 from test_pipeline import save_recognizer
-from transformers import AutoModel, AutoModelForCTC, AutoModelForPreTraining,
-    AutoModelForRNNT, AutoProcessor, pipeline
+from transformers import AutoModel, AutoModelForCTC, AutoModelForPreTraining, AutoProcessor, pipeline
 
 from hf_speech_ssl import BiRQForPreTraining, FSQConfig, FSQModel, SpeechSSLFeatureExtractor
 
