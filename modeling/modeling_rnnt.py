@@ -79,6 +79,12 @@ class JointNetwork(nn.Module):
         return self.head(self.activation(joint_states))
 
 
+def _frames_of(outputs: ConformerForRNNTOutput) -> torch.Tensor:
+    """The encoder's frames as the joint network takes them, (B, T, J)."""
+    assert outputs.pooler_output is not None
+    return outputs.pooler_output
+
+
 class ConformerForRNNT(ConformerFineTuningModel):
     """An encoder with a transducer head; each family says which encoder. The blank is `config.pad_token_id`."""
 
@@ -148,7 +154,7 @@ class ConformerForRNNT(ConformerFineTuningModel):
         outputs: ConformerForRNNTOutput = self.get_audio_features(
             input_features, attention_mask, return_dict=True, **kwargs
         )
-        frames = outputs.pooler_output
+        frames = _frames_of(outputs)
         if labels is not None:
             for name, value in self.losses(outputs, labels).items():
                 outputs[name] = value
@@ -169,7 +175,7 @@ class ConformerForRNNT(ConformerFineTuningModel):
         lengths = self._frame_lengths(outputs)
         states = self.decoder(F.pad(texts, (1, 0), value=config.pad_token_id))
         losses = transducer_loss(
-            outputs.pooler_output,
+            _frames_of(outputs),
             states,
             self.joint,
             texts,
@@ -188,7 +194,7 @@ class ConformerForRNNT(ConformerFineTuningModel):
         return {"loss": both, "rnnt_loss": total.detach(), "ctc_loss": ctc.detach()}
 
     def _frame_lengths(self, outputs: ConformerForRNNTOutput) -> torch.Tensor:
-        frames = outputs.pooler_output
+        frames = _frames_of(outputs)
         if outputs.attention_mask is None:
             return torch.full(frames.shape[:1], frames.shape[1], device=frames.device)
         return outputs.attention_mask.sum(-1)

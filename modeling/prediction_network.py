@@ -92,6 +92,7 @@ class PredictionNetwork(nn.Module):
             config.decoder_attention_window,
             config.hidden_dropout,
         )
+        self.num_heads = config.decoder_attention_heads
         self.embedding = nn.Embedding(config.vocab_size, width)
         self.is_lstm = config.decoder_kind == "lstm"
         if self.is_lstm:
@@ -122,7 +123,7 @@ class PredictionNetwork(nn.Module):
             layers = self.lstm.num_layers
             nothing = self.embedding.weight.new_zeros(layers, width)
         else:
-            heads = self.layers[0].heads
+            heads = self.num_heads
             nothing = self.embedding.weight.new_zeros(len(self.layers), heads, 0, width // heads)
         return self.advance([PredictionState((nothing, nothing), 0, nothing.new_zeros(0))], [self.blank])[0]
 

@@ -58,7 +58,8 @@ def transducer_loss(
         norm = logits.logsumexp(-1)
         return logits[:, blank] - norm, logits.gather(1, next_token[row, prefix, None])[:, 0] - norm
 
-    blanks, tokens = [], []
+    blanks: list[torch.Tensor] = []
+    tokens: list[torch.Tensor] = []
     for begin in range(0, num_frames, chunk_frames):
         frames = encoder_frames[:, begin : begin + chunk_frames]
         place = torch.arange(begin, begin + frames.shape[1], device=labels.device)

@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TextIO
 
 import numpy as np
@@ -174,7 +174,8 @@ class LiveSubtitles(EventLines):
 
 def make_view(output: TextIO, format: str) -> View:
     """The view for "text", "json" or "srt"."""
-    return {"text": Screen, "json": EventLines, "srt": LiveSubtitles}[format](output)
+    kinds: dict[str, Callable[[TextIO], View]] = {"text": Screen, "json": EventLines, "srt": LiveSubtitles}
+    return kinds[format](output)
 
 
 def _timed(word: Word) -> TimedText:
