@@ -72,9 +72,9 @@ def example_batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def run(model: PreTrainedModel) -> torch.Tensor:
-    """What a model says about the example batch: its last hidden states or logits."""
+    """What a model says about the example batch: its logits, or its last hidden states."""
     features, mask = example_batch()
     torch.manual_seed(12)  # the mask of a pretraining step
     with torch.no_grad():
         output = model(features, attention_mask=mask)
-    return output.last_hidden_state if "last_hidden_state" in output else output.logits
+    return output.logits if "logits" in output else output.last_hidden_state
