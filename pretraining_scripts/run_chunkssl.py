@@ -11,7 +11,7 @@ of processes. Labels of BEST-RQ need no tokenizer: `--config_overrides label_kin
 """
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from hf_speech_ssl import ChunkSSLConfig, ChunkSSLForPreTraining, FSQConfig, FSQModel
 from hf_speech_ssl.options import flag, parse_settings
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     with training_run(settings, choice, data) as run:
         source = run.source_of(choice.model_name_or_path)
         labels_from = run.source_of(choice.fsq_model_name_or_path)
-        sizes = {} if labels_from is None else tokenizer_sizes(labels_from)
+        sizes: dict[str, Any] = {} if labels_from is None else tokenizer_sizes(labels_from)
         config = make_config(choice.config_name, source, choice.config_overrides, **sizes)
         model = load_model(ChunkSSLForPreTraining, config, source)
         if labels_from is not None and run.checkpoint is None and isinstance(model, ChunkSSLForPreTraining):
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         return publish_run(run, pretrain(run, model, source or labels_from, choice, data))
 
 
-def tokenizer_sizes(source: str) -> dict[str, object]:
+def tokenizer_sizes(source: str) -> dict[str, Any]:
     """The fields of a tokenizer's config that the model around it shares, from the one or the other."""
     config = make_config(None, source, None)
     wanted = (FSQConfig, ChunkSSLConfig)

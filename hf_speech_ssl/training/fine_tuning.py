@@ -89,7 +89,7 @@ def make_processor(run: Run, settings: FineTuningSettings, corpus: Corpus, head:
     texts = found.texts
     if remark := found.remark():
         run.accelerator.print(f"{corpus.settings.train_split_name}: {remark}.")
-    if head.keeps_vocabulary(run, settings):
+    if source is not None and head.keeps_vocabulary(run, settings):
         processor = Wav2Vec2Processor.from_pretrained(source)
     else:
         processor = head.build_processor(texts, load_feature_extractor(source))
