@@ -28,6 +28,9 @@ SIZES = {
     "conv_kernel_size": 31,
 }
 
+# A prediction network of the same width.
+DECODER_SIZES = {"decoder_hidden_size": 256, "decoder_attention_heads": 4, "decoder_intermediate_size": 1024}
+
 # Tokenizers of Chunk SSL by the size of their codebooks.
 FSQ_LEVELS = {
     "1,000": [8, 5, 5, 5],

@@ -13,6 +13,7 @@ import itertools
 import time
 
 from common import (
+    DECODER_SIZES,
     SIZES,
     argument_parser,
     machine,
@@ -44,7 +45,8 @@ class Step:
         from hf_speech_ssl import ChunkSSLConfig, ChunkSSLForCTC, ChunkSSLForRNNT
 
         self.head, self.audio = head, seconds * batch
-        config = ChunkSSLConfig(**SIZES, vocab_size=VOCABULARY, loss_chunk_frames=chunk_frames, streaming_prob=0.0)
+        settings = {"vocab_size": VOCABULARY, "loss_chunk_frames": chunk_frames, "streaming_prob": 0.0}
+        config = ChunkSSLConfig(**SIZES, **DECODER_SIZES, **settings)
         self.model = (ChunkSSLForCTC if head == "ctc" else ChunkSSLForRNNT)(config).train()
         frames = int(seconds * 25)
         self.features = torch.randn(batch, int(seconds * 100), 80)

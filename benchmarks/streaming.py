@@ -15,6 +15,7 @@ import statistics
 import time
 
 from common import (
+    DECODER_SIZES,
     SIZES,
     argument_parser,
     machine,
@@ -43,7 +44,8 @@ def build_model(left_context_chunks: int | None, packed: bool = True, vocab_size
     from hf_speech_ssl import ChunkSSLConfig, ChunkSSLForCTC, ChunkSSLForRNNT
     from hf_speech_ssl.recognition.packing import pack_layers
 
-    config = ChunkSSLConfig(**SIZES, left_context_chunks=left_context_chunks, vocab_size=vocab_size)
+    sizes = {**SIZES, **DECODER_SIZES, "vocab_size": vocab_size}
+    config = ChunkSSLConfig(**sizes, left_context_chunks=left_context_chunks)
     model = (ChunkSSLForRNNT if transducer else ChunkSSLForCTC)(config)
     return pack_layers(model) if packed else model.eval()
 
