@@ -335,11 +335,16 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
         encoded = encoder.run_layers(hidden_states, frame_mask, start=k, block_outputs=kept)
         return BaseModelOutput(last_hidden_state=encoded), label_states
 
-    @torch.compiler.disable
     def begin_enhanced_labels(self) -> None:
         """Let the maker of the enhanced labels, if there is one, know of an update that begins."""
-        if self.label_maker is not None and self.observes and self.begins_update():
-            self.label_maker.update(self.encoder)
+        if self.label_maker is not None and self.observes:
+            self.update_label_maker(self.label_maker)
+
+    @torch.compiler.disable
+    def update_label_maker(self, label_maker: LabelMaker) -> None:
+        """What is due where an update begins."""
+        if self.begins_update():
+            label_maker.update(self.encoder)
 
     def label_states(self, clean: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
         """Block k's output for the unmasked frames, by the encoder or its average: (B, T, I) -> (B, T, D)."""

@@ -64,7 +64,7 @@ def test_rotary_equals_complex_multiplication():
     vectors, positions = torch.randn(2, 9, 2, config.head_dim), torch.arange(9)
     angles = positions[:, None] * 100.0 ** (-2 * torch.arange(half) / config.head_dim)
     pairs = torch.complex(vectors[..., :half], vectors[..., half:]) * torch.exp(1j * angles)[:, None]
-    turned = rotate(vectors, *RotaryEmbedding(config)(positions))
+    turned = rotate(vectors, *RotaryEmbedding(config.head_dim, config.rope_theta)(positions))
     torch.testing.assert_close(turned, torch.cat([pairs.real, pairs.imag], -1))
 
 
@@ -73,7 +73,9 @@ def test_rotated_products_depend_on_the_distance_only():
     query, key = torch.randn(1, 1, 2, config.head_dim), torch.randn(1, 1, 2, config.head_dim)
 
     def score(at: int, to: int) -> torch.Tensor:
-        angles = [RotaryEmbedding(config)(torch.tensor([position])) for position in (at, to)]
+        angles = [
+            RotaryEmbedding(config.head_dim, config.rope_theta)(torch.tensor([position])) for position in (at, to)
+        ]
         return (rotate(query, *angles[0]) * rotate(key, *angles[1])).sum(-1)
 
     torch.testing.assert_close(score(7, 3), score(1007, 1003), atol=1e-4, rtol=1e-4)

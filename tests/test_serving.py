@@ -421,6 +421,9 @@ def test_a_server_that_stops_transcribes_what_it_has(recognizer):
         with pytest.raises(ConnectionClosed) as closed:
             client.receive()
         assert closed.value.rcvd.code == 1001
+    stopped = time.monotonic() + 30
+    while (service.engine.running or service.sessions) and time.monotonic() < stopped:
+        time.sleep(0.01)  # the engine ends after the last stream
     assert not service.engine.running and not service.sessions
 
 

@@ -299,7 +299,7 @@ def test_what_cannot_stream_is_refused(parts):
         StreamingTranscriber(model.encoder, processor)
     with pytest.raises(ValueError, match="at least 0, got -1"):
         StreamingTranscriber(model, processor, left_context_chunks=-1)
-    with pytest.raises(ValueError, match="where words begin or end.*this Named does not"):
+    with pytest.raises(ValueError, match="where words begin or end.*got Named"):
         StreamingTranscriber(model, types.SimpleNamespace(tokenizer=Named()))
 
 
