@@ -27,6 +27,8 @@ from hf_speech_ssl.recognition.streaming import StreamingTranscriber
 CLIENT = Path(__file__).parents[1] / "examples" / "onnx_client.py"
 CHUNK_MS, PAST = 160, 3
 
+pytestmark = pytest.mark.slow  # three graphs are exported: half a minute of one core
+
 
 def save(one: Recognizer, folder: Path) -> str:
     one.model.save_pretrained(folder)
@@ -120,7 +122,7 @@ def test_the_example_client_needs_onnxruntime_and_numpy_alone():
     assert len(CLIENT.read_text().splitlines()) <= 65
 
 
-@pytest.mark.parametrize("family", ["chunkssl", pytest.param("birq", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["chunkssl", "birq"])
 @torch.no_grad()
 def test_whole_utterances_of_any_length(family, chunkssl, exported, tmp_path):
     one, folder = chunkssl, exported
