@@ -25,6 +25,7 @@ def register_with_auto_classes() -> None:
         AutoModelForCTC,
         AutoModelForPreTraining,
         AutoModelForRNNT,
+        AutoModelForTDT,
         AutoProcessor,
         Wav2Vec2Processor,
     )
@@ -41,6 +42,7 @@ def register_with_auto_classes() -> None:
         if "ctc" in family.models:
             AutoModelForCTC.register(config, family.model_class("ctc"))
             AutoModelForRNNT.register(config, family.model_class("rnnt"))
+            AutoModelForTDT.register(config, family.model_class("rnnt"))  # what pipeline() asks for transducers
             AutoProcessor.register(config, Wav2Vec2Processor)
 
 

@@ -102,6 +102,7 @@ class BiRQConfig(QuantizerConfig):
         "AutoModelForPreTraining": "modeling_birq.BiRQForPreTraining",
         "AutoModelForCTC": "modeling_birq.BiRQForCTC",
         "AutoModelForRNNT": "modeling_birq.BiRQForRNNT",
+        "AutoModelForTDT": "modeling_birq.BiRQForRNNT",  # what pipeline() asks for transducers
     }
     _presets = _PRESETS
 

@@ -101,6 +101,7 @@ class ChunkSSLConfig(QuantizerConfig):
         "AutoModelForPreTraining": "modeling_chunkssl.ChunkSSLForPreTraining",
         "AutoModelForCTC": "modeling_chunkssl.ChunkSSLForCTC",
         "AutoModelForRNNT": "modeling_chunkssl.ChunkSSLForRNNT",
+        "AutoModelForTDT": "modeling_chunkssl.ChunkSSLForRNNT",  # what pipeline() asks for transducers
     }
     _presets = _PRESETS
 

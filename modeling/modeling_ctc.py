@@ -4,7 +4,7 @@ Shape letters: B batch, F feature frames (10 ms), T encoder frames, D hidden siz
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +16,8 @@ from .cache import ConformerCache
 from .configuration_conformer import ConformerConfig
 from .masking import draw_spec_augment_mask, draw_varied_mask
 from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
+
+_Model = TypeVar("_Model", bound="ConformerForCTC")
 
 
 @dataclass
@@ -88,6 +90,22 @@ class ConformerForCTC(ConformerFineTuningModel):
 
     Padded frames get the logits of a certain blank, so that decoding a batch adds nothing to a text.
     """
+
+    @classmethod
+    def from_pretrained(cls: type[_Model], *args: Any, **kwargs: Any) -> Any:
+        """The saved model; see `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: the checkpoint is a transducer. `pipeline()` asks `AutoModelForCTC` first and would write the
+                nonsense of a head of random weights.
+        """
+        saved = (getattr(kwargs.get("config"), "architectures", None) or [""])[0]
+        if saved.endswith("ForRNNT"):
+            raise ValueError(
+                f"The checkpoint is a {saved}, which loads with AutoModelForRNNT; a CTC head on it would have random "
+                f"weights. finetuning_scripts/run_ctc.py trains one on its encoder."
+            )
+        return super().from_pretrained(*args, **kwargs)
 
     def __init__(self, config: ConformerConfig):
         super().__init__(config)

@@ -58,6 +58,10 @@ def test_save_and_load(family: Family, head: str, tmp_path):
 def test_checkpoints_load_into_each_other(family: Family, source: str, target: str, tmp_path):
     model = family.build(source)
     model.save_pretrained(tmp_path)
+    if (source, target) == ("rnnt", "ctc"):  # pipeline() would write nonsense with it
+        with pytest.raises(ValueError, match="loads with AutoModelForRNNT"):
+            AutoModelForCTC.from_pretrained(tmp_path)
+        return
     loaded, info = AUTO_CLASSES[target].from_pretrained(tmp_path, output_loading_info=True)
     assert type(loaded) is getattr(family, target)
     assert_same_weights(encoder_weights(loaded), encoder_weights(model))
@@ -111,7 +115,7 @@ def test_config_round_trip(family: Family, tmp_path):
     assert type(loaded) is type(config)
     assert {**loaded.to_dict(), "_name_or_path": ""} == config.to_dict()
     assert (loaded.hidden_size, loaded.vocab_size) == (48, 77)
-    heads = {"AutoModelForPreTraining", "AutoModelForCTC", "AutoModelForRNNT"}
+    heads = {"AutoModelForPreTraining", "AutoModelForCTC", "AutoModelForRNNT", "AutoModelForTDT"}
     assert set(loaded.auto_map) == {"AutoConfig", "AutoModel", *heads}
     assert AutoConfig.from_pretrained(tmp_path, hidden_size=64).hidden_size == 64
 

@@ -67,6 +67,11 @@ processor.save_pretrained(target / "ctc")
 transcribe = pipeline("automatic-speech-recognition", str(source / "ctc"), **trust)
 outputs["text"] = transcribe(wave, return_timestamps="word")
 transcribe.model.save_pretrained(target / "ctc")
+parts = {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
+written = pipeline("automatic-speech-recognition", str(source / "rnnt"), **parts, **trust)
+assert type(written.model).__name__.endswith("ForRNNT"), type(written.model)
+outputs["transducer's text"] = written(wave)
+written.model.save_pretrained(target / "rnnt")
 torch.save((features, mask, wave), target / "inputs.pt")
 torch.save(outputs, target / "outputs.pt")
 """
@@ -135,6 +140,7 @@ def test_remote_code(family: Family, tmp_path):
     extractor = SpeechSSLFeatureExtractor(mean=[6.0] * 80, variance=[2.0] * 80)
     extractor.save_pretrained(first / "pretrained")
     _, processor = save_recognizer(family, first / "ctc")
+    family.rnnt.from_pretrained(first / "ctc").save_pretrained(first / "rnnt")
     wave = speech_like(1.0)
     torch.save((*example_batch(), wave), first / "inputs.pt")
 
@@ -146,10 +152,13 @@ def test_remote_code(family: Family, tmp_path):
         torch.manual_seed(3)
         wanted[head] = run(getattr(family, head).from_pretrained(first / "pretrained"))
     text = pipeline("automatic-speech-recognition", str(first / "ctc"))(wave.copy(), return_timestamps="word")
+    parts = {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
+    transducers_text = pipeline("automatic-speech-recognition", str(first / "rnnt"), **parts)(wave.copy())
 
     for source, target in ((first, second), (second, third)):
         got = run_without_the_package(source, target)
         assert got.pop("text") == text
+        assert got.pop("transducer's text") == transducers_text
         assert got.keys() == wanted.keys()
         for name, values in wanted.items():
             assert torch.equal(got[name], values), name
