@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoProcessor, pipeline
 
 from hf_speech_ssl import BiRQForRNNT, ChunkSSLForRNNT, SpeechSSLFeatureExtractor
+from hf_speech_ssl.data.audio_stream import SampleWindow
 from hf_speech_ssl.decoding import (
     TransducerBeamDecoder,
     TransducerGreedyDecoder,
@@ -25,6 +26,7 @@ from hf_speech_ssl.decoding.collapse import TokenSpan
 from hf_speech_ssl.decoding.text import make_text_builder
 from hf_speech_ssl.modeling.transducer_loss import transducer_loss
 from hf_speech_ssl.options import DecodingOptions
+from hf_speech_ssl.recognition.long_form import LongFormRecognizer
 from hf_speech_ssl.recognition.recognizer import Recognizer
 from hf_speech_ssl.recognition.streaming import StreamingBatch, StreamingTranscriber
 
@@ -266,6 +268,27 @@ def test_any_split_of_a_stream_gives_the_offline_text(parts, kind, seconds, seed
         assert result.text.startswith(result.final) and result.final.startswith(before)
         before = result.final
     assert transcriber.finish() == recognizer.recognize([samples], decoder, 160)[0][0].text
+
+
+@pytest.mark.parametrize("kind", ["greedy", "beam"])
+@pytest.mark.parametrize("chunk_duration_ms", [0, 160])
+def test_long_files_in_pieces_are_the_whole(parts, kind: str, chunk_duration_ms: int):
+    """Chunk by chunk with a bounded past, and in windows with more context than the model sees."""
+    sizes = {"vocab_size": 7, "hidden_size": 16, "num_hidden_layers": 2, "max_symbols_per_step": 2, **OPEN}
+    torch.manual_seed(3)
+    streaming, offline = tiny_chunkssl(left_context_chunks=2, **sizes), tiny_birq(attention_window=2, **sizes)
+    model = ChunkSSLForRNNT(streaming) if chunk_duration_ms else BiRQForRNNT(offline)
+    model.encoder_projector.weight.data.mul_(10)  # what it hears counts more than what it said
+    model.joint.head.weight.data[0] = 0  # the blank wins where nothing is likely
+    recognizer = Recognizer(talkative(model), parts[1])
+    decoder = recognizer.make_decoder(DecodingOptions(beam_size=3 if kind == "beam" else None))
+    samples = speech(9.3, 4)
+    [in_pieces, *_] = LongFormRecognizer(
+        recognizer, decoder, chunk_duration_ms, batch_seconds=3.0, window_seconds=3.0
+    ).recognize(SampleWindow([samples]))
+    [[whole, *_]] = recognizer.recognize([samples], decoder, chunk_duration_ms)
+    assert len(whole.words) > 5
+    assert (in_pieces.text, in_pieces.words) == (whole.text, whole.words)
 
 
 def test_streams_of_a_batch(parts):
