@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -20,8 +20,9 @@ from typing import Any
 from datasets import Audio, Dataset, Features, Value, load_from_disk
 from filelock import FileLock
 
-from .grammar import GRAMMARS, SPLITS
-from .utterances import LEVELS, SAMPLING_RATE, Recipe, utterance
+from .clauses import LANGUAGES
+from .grammar import CLAUSES, GRAMMARS, SPLITS
+from .utterances import LEVELS, SAMPLING_RATE, Recipe, translation_column, utterance
 
 # Part of every cache key: raise it when the same arguments come to mean other audio, text or times.
 GENERATOR_VERSION = 1
@@ -29,18 +30,6 @@ GENERATOR_VERSION = 1
 DEFAULT_NUM_SENTENCES = 1000
 
 _BLOCK = 256  # utterances handed to the workers at once
-
-_FEATURES = Features(
-    {
-        # The storage of an audio column: encoding one as such asks for torchcodec.
-        "audio": {"bytes": Value("binary"), "path": Value("string")},
-        "text": Value("string"),
-        "speaker_id": Value("string"),
-        "duration": Value("float64"),
-        "phones": [{"phone": Value("string"), "start": Value("float64"), "end": Value("float64")}],
-        "words": [{"word": Value("string"), "start": Value("float64"), "end": Value("float64")}],
-    }
-)
 
 
 def build_synthetic(  # noqa: PLR0913 - keyword-only, and each is an entry of the corpus' option string
@@ -53,6 +42,7 @@ def build_synthetic(  # noqa: PLR0913 - keyword-only, and each is an entry of th
     noise_snr_db: float | None = None,
     reverberation: bool = False,
     levels: str = "equal",
+    languages: Sequence[str] = (),
     cache_dir: str | os.PathLike[str] | None = None,
     num_proc: int | None = None,
 ) -> Dataset:
@@ -66,20 +56,23 @@ def build_synthetic(  # noqa: PLR0913 - keyword-only, and each is an entry of th
         num_sentences: length of the corpus; 1000 where neither it nor `hours` is given.
         hours: length of the corpus in hours of audio, rounded up to a whole sentence; instead of `num_sentences`.
         seed: draws sentences, speakers, rates, levels, rooms and noise.
-        grammar: "small" (30 words, 3 to 6 a sentence) or "full" (277 words, 4 to 12 a sentence).
+        grammar: "small" (30 words, 3 to 6 a sentence), "full" (277 words, 4 to 12 a sentence) or "clauses" (105
+            words, 4 to 18 a sentence, most of them with a subordinate clause), which has translations.
         noise_snr_db: speech over noise in dB; no noise by default.
         reverberation: put each utterance in a room of its own.
         levels: "equal" (-30 to -20 dBFS), or "varied": each voice has a level of its own, up to 20 dB below that, each
             utterance is up to 10 dB softer still, seven of ten are in a room, and noise lies 5 to 40 dB below the
             speech, unless `noise_snr_db` says how far.
+        languages: "de" and "es", of the translations that the sentences get; of the grammar "clauses" only.
         cache_dir: where corpora are kept; by default $HF_SPEECH_SSL_CACHE, else ~/.cache/hf_speech_ssl.
         num_proc: processes that synthesise (started afresh, so that a script that asks for them needs
             `if __name__ == "__main__"`); this process alone by default.
 
     Returns:
         A Dataset with the columns `audio` ({"path", "bytes"}: 16 kHz FLAC, not decoded), `text` (a-z, space and
-        apostrophe), `speaker_id`, `duration` (s), `phones` (list of {"phone", "start", "end"}, s; espeak-ng's names
-        without marks of stress; gaps are pauses) and `words` (list of {"word", "start", "end"}, s).
+        apostrophe), `text_de` and `text_es` (cased and punctuated) where `languages` asks for them, `speaker_id`,
+        `duration` (s), `phones` (list of {"phone", "start", "end"}, s; espeak-ng's names without marks of stress; gaps
+        are pauses) and `words` (list of {"word", "start", "end"}, s).
 
     Raises:
         ImportError: espeakng-loader is not installed.
@@ -88,7 +81,7 @@ def build_synthetic(  # noqa: PLR0913 - keyword-only, and each is an entry of th
     if num_sentences is None and hours is None:
         num_sentences = DEFAULT_NUM_SENTENCES
     _check_length(num_sentences, hours)
-    recipe = _recipe(Recipe(split, grammar, seed, noise_snr_db, reverberation, levels))
+    recipe = _recipe(Recipe(split, grammar, seed, noise_snr_db, reverberation, levels, tuple(languages)))
     size = {"num_sentences": num_sentences, "hours": hours}
     target = _cache_folder(cache_dir) / _folder_name(recipe, size)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +102,7 @@ def parse_synthetic_options(text: str | None, split: str = "train") -> dict[str,
 
     Options: `sentences` or `hours`, and `eval_sentences` or `eval_hours`, which take their place for the splits
     validation and test; `grammar`, whose name may also stand alone ("full"); `seed`; `noise` (dB); `reverb` (true or
-    false); `levels` (equal or varied).
+    false); `levels` (equal or varied); `languages` (de, es or de+es).
 
     Raises:
         ValueError: an option that does not exist, comes twice or has a value that cannot be read.
@@ -141,10 +134,11 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "hours": ("hours", float, "a number of hours"),
     "eval_sentences": ("num_sentences", int, "a whole number"),
     "eval_hours": ("hours", float, "a number of hours"),
-    "grammar": ("grammar", str, "small or full"),
+    "grammar": ("grammar", str, "small, full or clauses"),
     "seed": ("seed", int, "a whole number"),
     "noise": ("noise_snr_db", float, "a number of decibels"),
     "levels": ("levels", str, "equal or varied"),
+    "languages": ("languages", lambda value: tuple(value.split("+")), "de, es or de+es"),
     "reverb": ("reverberation", {"true": True, "false": False}.__getitem__, "true or false"),
 }
 
@@ -159,11 +153,20 @@ def _check_length(num_sentences: int | None, hours: float | None) -> None:
 
 def _recipe(asked: Recipe) -> Recipe:
     """A recipe after a check of what it holds."""
-    choices = {"split": SPLITS, "grammar": tuple(GRAMMARS), "levels": LEVELS}
+    choices = {"split": SPLITS, "grammar": GRAMMARS, "levels": LEVELS}
     for name, known in choices.items():
         value = getattr(asked, name)
         if value not in known:
             raise ValueError(f"The synthetic corpus has no {name} {value!r}; needed: one of {', '.join(known)}.")
+    if unknown := [language for language in asked.languages if language not in LANGUAGES]:
+        raise ValueError(
+            f"The synthetic corpus has no translations into {unknown[0]!r}; needed: languages={'+'.join(LANGUAGES)}, "
+            f"or one of them."
+        )
+    if asked.languages and asked.grammar != CLAUSES:
+        raise ValueError(
+            f"The grammar {asked.grammar!r} of the synthetic corpus has no translations; needed: grammar={CLAUSES}."
+        )
     if asked.seed < 0:
         raise ValueError(f"The seed of a synthetic corpus is {asked.seed}; needed: 0 or more.")
     noise = asked.noise_snr_db
@@ -185,17 +188,34 @@ def _folder_name(recipe: Recipe, size: dict[str, Any]) -> str:
         espeak_version = importlib.metadata.version("espeakng-loader")
     except importlib.metadata.PackageNotFoundError:
         espeak_version = None  # told as an error when the first sentence is to be said
-    own = {name: value for name, value in asdict(recipe).items() if (name, value) != ("levels", "equal")}
+    # Fields that came later are left out where they change nothing, so that older corpora are found.
+    came_later = [("levels", "equal"), ("languages", ())]
+    own = {name: value for name, value in asdict(recipe).items() if (name, value) not in came_later}
     everything = {**own, **size, "generator": GENERATOR_VERSION, "espeakng_loader": espeak_version}
     key = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
     return f"{recipe.grammar}-{recipe.split}-{key}"
+
+
+def _features(languages: Sequence[str]) -> Features:
+    return Features(
+        {
+            # The storage of an audio column: encoding one as such asks for torchcodec.
+            "audio": {"bytes": Value("binary"), "path": Value("string")},
+            "text": Value("string"),
+            **{translation_column(language): Value("string") for language in languages},
+            "speaker_id": Value("string"),
+            "duration": Value("float64"),
+            "phones": [{"phone": Value("string"), "start": Value("float64"), "end": Value("float64")}],
+            "words": [{"word": Value("string"), "start": Value("float64"), "end": Value("float64")}],
+        }
+    )
 
 
 def _write(recipe: Recipe, size: dict[str, Any], num_proc: int, scratch: Path) -> Path:
     """Synthesise to disk row by row, so that memory does not grow with the corpus; return its folder in `scratch`."""
     dataset = Dataset.from_generator(
         _rows,
-        features=_FEATURES,
+        features=_features(recipe.languages),
         cache_dir=str(scratch / "rows"),
         gen_kwargs={"recipe": recipe, "num_proc": num_proc, **size},
     )

@@ -1,11 +1,13 @@
-"""Sentences for the synthetic corpus: two context-free grammars, and the split that a sentence belongs to.
+"""Sentences for the synthetic corpus: their grammars, and the split that a sentence belongs to.
 
-Neither grammar holds two words that sound alike (no "to" beside "two", no "for" beside "four"), which no recognizer
+No grammar holds two words that sound alike (no "to" beside "two", no "for" beside "four"), which no recognizer
 without a language model can tell apart, nor pairs that espeak-ng runs together ("in the" is one word to it).
 """
 
 import random
 import zlib
+
+from .clauses import Sentence, draw_translated
 
 SPLITS = ("train", "validation", "test")
 
@@ -117,12 +119,14 @@ FULL = {
     "MUSIC": ("music", "jazz", "drums", "violin", "piano", "songs"),
 }  # fmt: skip
 
-GRAMMARS = {"small": SMALL, "full": FULL}
+CLAUSES = "clauses"  # the grammar whose sentences have translations
+_CONTEXT_FREE = {"small": SMALL, "full": FULL}
+GRAMMARS = (*_CONTEXT_FREE, CLAUSES)
 
 
 def vocabulary(grammar: str) -> list[str]:
-    """The words of a grammar ("small" or "full"), sorted."""
-    rules = GRAMMARS[grammar]
+    """The words of a context-free grammar ("small" or "full"), sorted."""
+    rules = _CONTEXT_FREE[grammar]
     words = {word for productions in rules.values() for production in productions for word in production.split()}
     return sorted(words - rules.keys())
 
@@ -135,9 +139,17 @@ def split_of(sentence: str) -> str:
 
 def draw_sentence(grammar: str, split: str, rng: random.Random) -> str:
     """A sentence of the grammar that belongs to the split."""
+    return draw_with_translations(grammar, split, rng).english
+
+
+def draw_with_translations(grammar: str, split: str, rng: random.Random) -> Sentence:
+    """The sentence of `draw_sentence` with its translations, which those of the grammar "clauses" have."""
     while True:
-        sentence = " ".join(_expand("SENTENCE", GRAMMARS[grammar], rng))
-        if split_of(sentence) == split:
+        if grammar == CLAUSES:
+            sentence = draw_translated(rng)
+        else:
+            sentence = Sentence(" ".join(_expand("SENTENCE", _CONTEXT_FREE[grammar], rng)), {})
+        if split_of(sentence.english) == split:
             return sentence
 
 

@@ -14,7 +14,7 @@ import soundfile
 import soxr
 
 from . import espeak
-from .grammar import draw_sentence
+from .grammar import draw_with_translations
 
 SAMPLING_RATE = 16_000  # Hz
 
@@ -52,7 +52,7 @@ _PEAK = 0.95
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that the audio of a corpus depends on, but for the number of the utterance."""
+    """All that a corpus depends on, but for the number of the utterance."""
 
     split: str
     grammar: str
@@ -60,6 +60,7 @@ class Recipe:
     noise_snr_db: float | None
     reverberation: bool
     levels: str = "equal"
+    languages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,13 @@ class _Surroundings:
 
 
 def utterance(recipe: Recipe, index: int) -> dict[str, Any]:
-    """Row `index` of the corpus: audio (FLAC, 16 kHz, 16 bit), text, speaker_id, duration, phones and words (s).
+    """Row `index` of the corpus: audio (FLAC, 16 kHz, 16 bit), text and translations, speaker, times (s).
 
     A speaker is a voice variant with an accent and a pitch; the rate changes from sentence to sentence.
     """
     rng = random.Random(f"{recipe.seed}/{recipe.split}/{index}")
-    text = draw_sentence(recipe.grammar, recipe.split, rng)
+    sentence = draw_with_translations(recipe.grammar, recipe.split, rng)
+    text = sentence.english
     variant, accent = rng.choice(VOICES[recipe.split]), rng.choice(ACCENTS)
     speaker = f"{variant.replace(' ', '_')}.{accent}"
     pitch = random.Random(speaker).randint(*_PITCH)
@@ -100,11 +102,17 @@ def utterance(recipe: Recipe, index: int) -> dict[str, Any]:
     return {
         "audio": {"path": f"{recipe.split}-{index:06d}.flac", "bytes": encoded.getvalue()},
         "text": text,
+        **{translation_column(language): sentence.translations[language] for language in recipe.languages},
         "speaker_id": speaker,
         "duration": len(waveform) / SAMPLING_RATE,
         "phones": [{"phone": s.label, **_seconds(s, lead)} for s in speech.phones],
         "words": [{"word": s.label, **_seconds(s, lead)} for s in speech.words],
     }
+
+
+def translation_column(language: str) -> str:
+    """The column with the translations into a language."""
+    return f"text_{language}"
 
 
 def _surroundings(recipe: Recipe, speaker: str, rng: np.random.Generator) -> _Surroundings:
