@@ -74,9 +74,13 @@ def grouped(lines: list[Line]) -> dict[tuple[str, int, int], dict[str, list[Line
     return groups
 
 
-def title(speakers: int, steps: int) -> str:
-    """What a table or a panel shows."""
-    return f"Transcripts of {speakers} speakers, {steps:,} updates of fine-tuning"
+def title(recipe: str, speakers: int, steps: int) -> str:
+    """What a table or a panel shows: the corpus, and what differs most between recipes of fine-tuning."""
+    made = json.loads(recipe)
+    parts = [f"{made['finetuning_folder']}: transcripts of {speakers} speakers, {steps:,} updates of fine-tuning"]
+    if alone := made.get("finetuning_freeze_steps"):
+        parts.append(f"the head alone for {alone}")
+    return ", ".join(filter(None, [*parts, made.get("finetuning_config")]))
 
 
 def mean_of(values: list[Any], form: str) -> str:
@@ -160,7 +164,7 @@ def table(lines: list[Line], order: list[str]) -> str:
             compared = [difference(some, base) for base in bases.values()]
             cells.append([row, str(len(some)), rates(some, "wer"), rates(some, "cer"), *compared, *costs(some)])
         header = ["row", "seeds", "WER %", "CER %", *(f"WER to {name}" for name in bases), *COSTS]
-        parts += [f"## {title(speakers, steps)}", f"Recipe: {settings}.", markdown(header, cells)]
+        parts += [f"## {title(recipe, speakers, steps)}", f"Recipe: {settings}.", markdown(header, cells)]
         if probed := probes(rows, order):
             parts += ["Phones, on synthetic speech (%):", probed]
         if chunked := in_chunks(rows, order):
@@ -177,15 +181,18 @@ def plot(lines: list[Line], order: list[str], file: Path) -> None:
     from matplotlib import pyplot
 
     groups = grouped(lines)
-    figure, panels = pyplot.subplots(len(groups), squeeze=False, figsize=(8, 1 + 3 * len(groups)), tight_layout=True)
-    for panel, ((_, speakers, steps), rows) in zip(panels[:, 0], groups.items(), strict=True):
+    heights = [1.5 + len(rows) for rows in groups.values()]
+    figure, panels = pyplot.subplots(
+        len(groups), squeeze=False, figsize=(9, 0.5 * sum(heights)), height_ratios=heights, layout="constrained"
+    )
+    for panel, (group, rows) in zip(panels[:, 0], groups.items(), strict=True):
         names = in_order(rows, order)[::-1]
         for place, row in enumerate(names):
             values = [100 * line["wer"]["value"] for line in rows[row]]
             panel.barh(place, statistics.mean(values), color="lightsteelblue")
             panel.plot(values, [place] * len(values), "k.")
         panel.set_yticks(range(len(names)), names)
-        panel.set_title(title(speakers, steps), loc="right", fontsize=11)
+        panel.set_title(title(*group), loc="right", fontsize=10)
         panel.set_xlabel("WER, %")
     figure.savefig(file, dpi=120)
     pyplot.close(figure)
