@@ -87,6 +87,8 @@ class EndpointOptions:
         "silence is what the model finds no words in; silero: what silero-vad finds no voice in, which is not "
         "transcribed, and costs next to nothing",
     )
+    voice_threshold: float = flag(0.5, "silero: probability at which a voice begins; it ends 0.15 below")
+    padding_seconds: float = flag(0.5, "silero: audio before a voice was noticed that is transcribed with it")
 
     def __post_init__(self) -> None:
         for name in ("silence_seconds", "no_speech_seconds", "max_segment_seconds"):
@@ -96,6 +98,11 @@ class EndpointOptions:
         if self.voice_detector != "none" and self.silence_seconds is None:
             raise ValueError(
                 "A voice detector needs to know when speech is over: give --silence_seconds too, such as 0.8."
+            )
+        if not (0 < self.voice_threshold < 1 and 0 <= self.padding_seconds < float("inf")):
+            raise ValueError(
+                f"--voice_threshold must be between 0 and 1 and --padding_seconds at least 0, got "
+                f"{self.voice_threshold} and {self.padding_seconds}."
             )
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from hf_speech_ssl.recognition.voice import WINDOW, SileroDetector
 
 PARTS = character_parts(seed=26)
 RULES = EndpointOptions(silence_seconds=0.3, no_speech_seconds=0.6)
+GATED = replace(RULES, voice_detector="silero")  # in these tests by a detector of their own
 FRAME = 0.04
 
 
@@ -47,17 +49,18 @@ def talk(seed: int) -> np.ndarray:
 def told(events: list) -> list:
     """What does not depend on when one asks: all but the partial texts, and when words became known."""
     words = [(one.segment, one.word.text, one.word.start, one.word.end) for one in events if one.type == "word"]
-    return words + [one for one in events if one.type == "endpoint"]
+    starts = [(one.segment, one.start) for one in events if one.type == "speech"]
+    return words + starts + [one for one in events if one.type == "endpoint"]
 
 
 @given(seed=st.integers(0, 99), cuts=CUTS)
 @settings(max_examples=10, deadline=None)
 def test_a_gate_gives_segments_that_are_the_offline_pass_over_their_audio(seed, cuts):
     samples = talk(seed)
-    transcriber = StreamingTranscriber(*PARTS, CHUNK_MS, endpoints=RULES, detector=LoudIsVoice())
+    transcriber = StreamingTranscriber(*PARTS, CHUNK_MS, endpoints=GATED, detector=LoudIsVoice())
     events = live(transcriber, samples, cuts)
     assert_consistent(events)
-    whole = live(StreamingTranscriber(*PARTS, CHUNK_MS, endpoints=RULES, detector=LoudIsVoice()), samples, [])
+    whole = live(StreamingTranscriber(*PARTS, CHUNK_MS, endpoints=GATED, detector=LoudIsVoice()), samples, [])
     assert told(events) == told(whole)
     unheard = {one.segment for one in events if one.type == "endpoint" and one.reason == "no_speech"}
     ends = [one for one in events if one.type == "final" and one.segment not in unheard]
@@ -72,24 +75,46 @@ def test_a_gate_gives_segments_that_are_the_offline_pass_over_their_audio(seed, 
 
 def test_a_gate_skips_silence_and_no_voice():
     """All that is loud is in a segment, with room before it; silence costs no step."""
-    batch = StreamingBatch(*PARTS, CHUNK_MS, endpoints=RULES, detector=LoudIsVoice())
+    batch = StreamingBatch(*PARTS, CHUNK_MS, endpoints=GATED, detector=LoudIsVoice())
     stream = batch.join()
     batch.feed({stream: np.zeros(16_000 * 60, np.float32)})
     assert batch.num_steps == 0
-    [silence, nothing] = batch.events(stream)
+    [silence, nothing] = batch.events(stream)  # and no speech
     assert (silence.type, silence.reason, silence.end_of_speech) == ("endpoint", "no_speech", None)
     assert silence.time == pytest.approx(0.6, abs=WINDOW / 16_000) and nothing.text == ""
     batch.feed({stream: babble(1.0, 1)})
     batch.feed({stream: np.zeros(16_000 * 60, np.float32)})
     steps = batch.num_steps
     assert 0 < steps <= (0.5 + 1.0 + 0.6) / (CHUNK_MS / 1000) + 2
-    [endpoint, final, *later] = [one for one in batch.events(stream) if one.type in ("endpoint", "final")]
+    [speech, endpoint, final, *later] = [
+        one for one in batch.events(stream) if one.type in ("speech", "endpoint", "final")
+    ]
+    assert (speech.type, speech.start) == ("speech", final.start)
     assert (endpoint.reason, final.text != "") == ("silence", True)
     assert endpoint.end_of_speech == pytest.approx(61.0, abs=0.1)
     assert 59.4 < final.start < 60.0 and final.end == pytest.approx(61.3, abs=0.15)
     assert [one.reason for one in later if one.type == "endpoint"] == ["no_speech"]
     batch.feed({stream: np.zeros(16_000, np.float32)})
     assert batch.num_steps == steps and batch.finish(stream) == [final.text]
+
+
+@pytest.mark.parametrize("padding", [0.0, 0.2, 0.5])
+def test_padding_and_threshold_of_the_voice(padding):
+    class Level(LoudIsVoice):
+        def __call__(self, state, window):
+            return float(np.abs(window).mean()), state
+
+    samples = np.concatenate([np.zeros(16_000), np.full(16_000, 0.4), np.full(16_000, 0.6), np.zeros(16_000)])
+    for threshold, begin, end in ((0.5, 2.0, 3.0), (0.3, 1.0, 3.0), (0.58, 2.0, 3.0), (0.7, None, None)):
+        rules = replace(GATED, padding_seconds=padding, voice_threshold=threshold)
+        events = live(StreamingTranscriber(*PARTS, CHUNK_MS, endpoints=rules, detector=Level()), samples, [])
+        starts = [one.start for one in events if one.type == "speech"]
+        ends = [one.end_of_speech for one in events if one.type == "endpoint" and one.reason == "silence"]
+        if begin is None:
+            assert starts == ends == []
+        else:
+            assert starts == [pytest.approx(begin - padding, abs=WINDOW / 16_000 + 0.01)]
+            assert ends == [pytest.approx(end, abs=WINDOW / 16_000)]
 
 
 def silent_after(model, processor, silence: float):
@@ -109,6 +134,28 @@ def silent_after(model, processor, silence: float):
 
 
 QUIET = silent_after(*PARTS, silence=-2.0)
+
+
+@given(seed=st.integers(0, 99), cuts=CUTS)
+@settings(max_examples=5, deadline=None)
+def test_streams_with_different_rules_share_steps(seed, cuts):
+    """Each gives what it gives alone with its rules, however all their samples are cut."""
+    every = [RULES, GATED, EndpointOptions(), EndpointOptions(max_segment_seconds=0.4), None]
+    signals = [talk(seed + number) for number in range(len(every))]
+    batch = StreamingBatch(*QUIET, CHUNK_MS, endpoints=replace(RULES, silence_seconds=0.5), detector=LoudIsVoice())
+    streams, place = [batch.join(rules) for rules in every], 0
+    for cut in [*cuts, max(map(len, signals))]:
+        batch.feed({one: signal[place : place + cut] for one, signal in zip(streams, signals, strict=True)})
+        place += cut
+    texts = batch.finish(*streams)
+    alone_steps = 0
+    for rules, signal, stream, text in zip(every, signals, streams, texts, strict=True):
+        alone = StreamingTranscriber(*QUIET, CHUNK_MS, endpoints=rules or batch.endpoints, detector=LoudIsVoice())
+        wanted = live(alone, signal, [])
+        assert told(batch.events(stream)) == told(wanted)
+        assert text == " ".join(one.text for one in wanted if one.type == "final" and one.text)
+        alone_steps += alone.batch.num_steps
+    assert batch.num_steps < alone_steps
 
 
 @given(seed=st.integers(0, 99), cuts=CUTS)
@@ -172,7 +219,7 @@ def test_a_greedy_utterance_is_divided_behind_its_last_whole_word():
 
 
 def test_the_text_of_a_stream_is_that_of_all_its_segments():
-    transcriber = StreamingTranscriber(*PARTS, CHUNK_MS, endpoints=RULES, detector=LoudIsVoice())
+    transcriber = StreamingTranscriber(*PARTS, CHUNK_MS, endpoints=GATED, detector=LoudIsVoice())
     samples = np.concatenate([babble(1.0, 1), np.zeros(16_000), babble(1.0, 2), np.zeros(16_000)]).astype(np.float32)
     before = ""
     for block in np.array_split(samples, 40):
@@ -190,6 +237,8 @@ def test_rules_are_checked():
         EndpointOptions(silence_seconds=0)
     with pytest.raises(ValueError, match="give --silence_seconds too"):
         EndpointOptions(voice_detector="silero")
+    with pytest.raises(ValueError, match="got 1.5 and 0.5"):
+        EndpointOptions(voice_threshold=1.5)
 
 
 def test_silero_tells_noise_from_nothing_and_is_copied():

@@ -55,6 +55,10 @@ def assert_consistent(events: list) -> None:
         assert own[-1].type == "final" and [one.type for one in own].count("final") == 1
         if own[-1].words is not None:
             assert words == own[-1].words and all(word.final for word in words)
+        starts = [index for index, one in enumerate(own) if one.type == "speech"]
+        assert starts in ([], [0]) and (starts or not own[-1].text)
+        if starts and own[-1].words:
+            assert own[0].start <= own[-1].words[0].start
         before, told = "", 0
         for one in own:
             told += one.type == "word"
@@ -148,7 +152,7 @@ def test_every_stream_of_a_batch_has_its_own_events():
 
 def test_events_are_json():
     [*_, last] = events = live(StreamingTranscriber(*parts_of("case"), CHUNK_MS), babble(2.0), [5000] * 5)
-    assert {one.type for one in events} == {"partial", "word", "final"}
+    assert {one.type for one in events} == {"speech", "partial", "word", "final"}
     for one in events:
         told = json.loads(event_json(one))
         assert told.keys() == asdict(one).keys() and told["type"] == one.type

@@ -290,4 +290,4 @@ def test_the_room_has_its_names_without_importing_torch():
         "assert set(room.__all__) <= set(dir(room)); print([name for name in room.__all__ if getattr(room, name)])"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "'Recognizer', 'Stream', 'StreamingBatch', 'StreamingTranscriber'" in output
+    assert "'Recognizer', 'SpeechEvent', 'Stream', 'StreamingBatch', 'StreamingTranscriber'" in output

@@ -9,23 +9,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .events import EndpointEvent, Event, FinalEvent, PartialEvent, Word, WordEvent, event_json
+    from .events import EndpointEvent, Event, FinalEvent, PartialEvent, SpeechEvent, Word, WordEvent, event_json
     from .long_form import LongFormRecognizer, Transcript
     from .packing import can_pack, pack_layers
     from .recognizer import Recognizer
-    from .streaming import Stream, StreamingBatch, StreamingTranscriber
+    from .stream import Stream
+    from .streaming import StreamingBatch, StreamingTranscriber
 
 _MODULES = {
     "EndpointEvent": "events",
     "Event": "events",
     "FinalEvent": "events",
     "PartialEvent": "events",
+    "SpeechEvent": "events",
     "Word": "events",
     "WordEvent": "events",
     "event_json": "events",
     "LongFormRecognizer": "long_form",
     "Recognizer": "recognizer",
-    "Stream": "streaming",
+    "Stream": "stream",
     "StreamingBatch": "streaming",
     "StreamingTranscriber": "streaming",
     "Transcript": "long_form",
@@ -39,6 +41,7 @@ __all__ = [
     "LongFormRecognizer",
     "PartialEvent",
     "Recognizer",
+    "SpeechEvent",
     "Stream",
     "StreamingBatch",
     "StreamingTranscriber",

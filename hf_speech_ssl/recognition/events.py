@@ -1,8 +1,8 @@
 """What happens in a live stream, in order, as plain dataclasses that become JSON.
 
-A stream consists of segments: what is said between two endpoints. In each come any number of `word` and `partial`
-events, then `endpoint` if an endpoint rule ended the segment, and `final`. All times are seconds since the stream
-began.
+A stream consists of segments: what is said between two endpoints. In each comes `speech` once there is any, then any
+number of `word` and `partial` events, then `endpoint` if an endpoint rule ended the segment, and `final`. All times
+are seconds since the stream began.
 """
 
 from __future__ import annotations
@@ -43,12 +43,27 @@ class Word:
 
 
 @dataclass(frozen=True)
-class PartialEvent:
-    """The text of the current segment has changed, or words of it have become final.
+class SpeechEvent:
+    """Somebody has begun to speak: a voice detector, or the first text of the segment, says so.
 
     Attributes:
         segment: counts the segments of the stream from 0.
         time: seconds of audio that had been transcribed.
+        start: seconds at which the audio of the voice, or its first word, begins.
+    """
+
+    segment: int
+    time: float
+    start: float
+    type: Literal["speech"] = field(default="speech", init=False)
+
+
+@dataclass(frozen=True)
+class PartialEvent:
+    """The text of the current segment has changed, or words of it have become final.
+
+    Attributes:
+        segment, time: as in [`SpeechEvent`].
         text: of the segment so far.
         final: the beginning of `text` that will not change any more.
         words: the words of `text` that may still change; those before them came as `word` events.
@@ -67,7 +82,7 @@ class WordEvent:
     """A word has become final.
 
     Attributes:
-        segment, time: as in [`PartialEvent`].
+        segment, time: as in [`SpeechEvent`].
         word: the word, whose `final` is true.
     """
 
@@ -82,7 +97,7 @@ class EndpointEvent:
     """A rule has ended the segment.
 
     Attributes:
-        segment, time: as in [`PartialEvent`].
+        segment, time: as in [`SpeechEvent`].
         reason: "silence" after speech, "no_speech" where there was none, or the "length" of the segment.
         end_of_speech: seconds at which the last word, or the voice, ended; `None` where there was none.
     """
@@ -99,7 +114,7 @@ class FinalEvent:
     """A segment is over: at an endpoint, or at the end of the stream.
 
     Attributes:
-        segment, time: as in [`PartialEvent`].
+        segment, time: as in [`SpeechEvent`].
         text: the whole text of the segment, perhaps empty.
         words: all its words; `None` where the tokenizer does not tell words apart.
         start, end: seconds at which its audio begins and ends.
@@ -114,7 +129,7 @@ class FinalEvent:
     type: Literal["final"] = field(default="final", init=False)
 
 
-Event: TypeAlias = PartialEvent | WordEvent | EndpointEvent | FinalEvent
+Event: TypeAlias = SpeechEvent | PartialEvent | WordEvent | EndpointEvent | FinalEvent
 
 
 def event_json(event: Event) -> str:

@@ -24,39 +24,15 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from ..data.audio import SAMPLING_RATE
 from ..decoding import Decoder, Hypothesis, StreamingText, decoder_frames, greedy_decoder, is_transducer
-from ..decoding.text import join_hypotheses, move_hypothesis, word_starts
+from ..decoding.text import word_starts
 from ..modeling.cache import ConformerCache
 from ..options import EndpointOptions
-from .events import Event, Reason
-from .stream_events import StreamEvents
+from .events import Event
+from .stream import Stream
 from .stream_input import StreamInput
-from .voice import SileroDetector, VoiceDetector, VoiceGate, silence_rule
-
-NOTHING = Hypothesis("", 0.0, [])  # what a segment without speech holds
+from .voice import SileroDetector, VoiceDetector, VoiceGate
 
 _LEFT_CONTEXT_MS = 5120  # that a stream remembers where neither its model nor anybody else says how much
-
-
-class Stream:
-    """One stream of a `StreamingBatch`. A stream that nobody holds any more is let go, with its memory.
-
-    Args:
-        number: counts the streams of the batch.
-        input: its audio.
-        state: of the decoder.
-    """
-
-    def __init__(self, number: int, input: StreamInput, state: Any):
-        self.number, self.input, self.state = number, input, state
-        self.events = StreamEvents()
-        self.before: Hypothesis | None = None  # of the segments that have ended
-        self.begin = 0.0  # seconds at which the current segment begins
-        self.frames = 0  # of that segment, which the decoder has had
-        self.hot_words: Mapping[str, float] = {}
-        self.told_silence = False  # whether the rule for silence without speech has come true
-        self.cache: ConformerCache | None = None  # shared with the streams that took the last step together
-        self.row = 0  # its place in that cache
-        self.ended = False
 
 
 class StreamingBatch:
@@ -69,11 +45,10 @@ class StreamingBatch:
         chunk_duration_ms: duration of a chunk, a whole number of encoder frames (40 ms each in the presets).
         left_context_chunks: chunks that a stream remembers; those of the model's config, or all, if absent.
         decoder: greedy by default.
-        endpoints: rules that end segments of a stream; none by default.
-        detector: finds voices, where the rules ask for a detector; silero-vad by default.
+        endpoints: rules that end segments of streams that join without rules of their own; none by default.
+        detector: finds voices in the streams whose rules ask for a detector; silero-vad by default.
 
     Raises:
-        ImportError: silero-vad is asked for and not installed.
         ValueError: the model or its tokenizer cannot stream, or the duration is no whole number of frames.
     """
 
@@ -101,8 +76,6 @@ class StreamingBatch:
         self.lookahead = bool(config.num_lookahead_chunks)
         self.endpoints = endpoints or EndpointOptions()
         self.detector = detector
-        if detector is None and self.endpoints.voice_detector == "silero":
-            self.detector = SileroDetector()
         self.num_steps = 0  # that the encoder has taken
         self._joined = 0
         self._streams: list[weakref.ref[Stream]] = []  # whoever joined them holds them
@@ -118,13 +91,28 @@ class StreamingBatch:
         """The streams that have joined, have not left, and are still held by somebody."""
         return [stream for reference in self._streams if (stream := reference()) is not None]
 
-    def join(self) -> Stream:
-        """A new stream. Hold it as long as it is needed."""
+    def join(self, endpoints: EndpointOptions | None = None) -> Stream:
+        """A new stream. Hold it as long as it is needed.
+
+        Args:
+            endpoints: rules that end its segments; those of the batch by default.
+
+        Raises:
+            ImportError: the rules ask for a voice detector, and silero-vad is not installed.
+        """
         self._joined += 1
-        gate = None if self.detector is None else VoiceGate(self.detector, self.endpoints)
-        stream = Stream(self._joined, StreamInput(self.extractor, self._joined, gate), self.decoder.start())
+        rules = self.endpoints if endpoints is None else endpoints
+        audio = StreamInput(self.extractor, self._joined, self._gate(rules))
+        stream = Stream(self._joined, audio, self.decoder, rules, self.seconds_per_frame)
         self._streams = [weakref.ref(one) for one in (*self.streams, stream)]
         return stream
+
+    def _gate(self, rules: EndpointOptions) -> VoiceGate | None:
+        if rules.voice_detector == "none":
+            return None
+        if self.detector is None:
+            self.detector = SileroDetector()
+        return VoiceGate(self.detector, rules)
 
     def accept(
         self, samples: Mapping[Stream, Any], sampling_rate: float = SAMPLING_RATE
@@ -158,29 +146,14 @@ class StreamingBatch:
 
     def text(self, stream: Stream) -> StreamingText:
         """The text of a stream so far, without spaces at its ends; its segments have a space between them."""
-        here, before = self.decoder.hypothesis(stream.state), stream.before
-        if before is None:
-            return here
-        final = before.text if not here.final else f"{before.text} {here.final}".strip()
-        words = None
-        if before.words is not None and here.words is not None:
-            words = [*before.words, *(one.moved(stream.begin) for one in here.words)]
-        return StreamingText(
-            f"{before.text} {here.text}".strip(),
-            final,
-            words,
-            len(before.words or ()) + here.num_final_words,
-            here.end + stream.begin,
-        )
+        return stream.text()
 
     def events(self, stream: Stream) -> list[Event]:
         """What has happened in a stream since the last call, in order; see [`hf_speech_ssl.recognition.events`].
 
         A stream that has been finished still tells its last events, once.
         """
-        if not stream.ended:
-            self._update_events(stream)
-        return stream.events.take()
+        return stream.take_events()
 
     def set_hot_words(self, stream: Stream, phrases: Mapping[str, float]) -> None:
         """Prefer phrases in a stream from its next chunk on, instead of those before; see [`PrefixBeamDecoder`].
@@ -192,22 +165,7 @@ class StreamingBatch:
             ValueError: the decoder knows no hot words, a phrase cannot be spelt, or the stream has left.
         """
         self._check_here(stream)
-        self.decoder.set_hot_words(stream.state, phrases)
-        stream.hot_words = dict(phrases)
-
-    def _next_state(self, stream: Stream) -> Any:
-        """The decoder's state for the next segment of a stream."""
-        state = self.decoder.start()
-        if stream.hot_words:
-            self.decoder.set_hot_words(state, stream.hot_words)
-        return state
-
-    def _update_events(self, stream: Stream) -> None:
-        stream.events.update(self.decoder.hypothesis(stream.state), stream.begin, self._seconds(stream))
-
-    def _seconds(self, stream: Stream) -> float:
-        """Seconds of audio that have been transcribed, or skipped."""
-        return stream.begin + stream.frames * self.seconds_per_frame
+        stream.set_hot_words(phrases)
 
     def finish(self, *streams: Stream) -> list[str]:
         """Transcribe what is left of these streams and let them leave; returns their whole texts.
@@ -226,12 +184,7 @@ class StreamingBatch:
             stream.input.end()
             stream.ended = True
         self._run(different)
-        hypotheses = {stream: self.decoder.finish(stream.state) for stream in different}
-        for stream, (best, *_) in hypotheses.items():
-            gate = stream.input.gate
-            if gate is None or gate.open or not stream.events.segment:  # else nothing came after the last segment
-                stream.events.finish(best, stream.begin, stream.input.seconds)
-            hypotheses[stream] = [_joined(stream, one) for one in hypotheses[stream]]
+        hypotheses = {stream: stream.finish() for stream in different}
         self.leave(*different)
         return [hypotheses[stream] for stream in streams]
 
@@ -255,78 +208,27 @@ class StreamingBatch:
         """Steps over all streams with a chunk to transcribe, until none has one."""
         while True:
             for stream in streams:
-                self._advance(stream)
-            ready = [stream for stream in streams if self._is_ready(stream)]
+                stream.advance(self._frames_of_step)
+            ready = [one for one in streams if len(one.input.features) >= self._frames_needed(one)]
             for group in ([s for s in ready if s.cache is None], [s for s in ready if s.cache is not None]):
                 if group:  # the first chunks of new streams have no cache to share a step with
                     self._step(group)
             for stream in ready:
-                self._apply_rules(stream)
+                stream.apply_rules()
             closing = [] if ready else [one for one in streams if (gate := one.input.gate) and gate.closing]
             for stream in closing:
-                self._close(stream)
+                stream.close()
             if not ready and not closing:
                 return
 
-    def _advance(self, stream: Stream) -> None:
-        """Let the gate of a stream look at what has come, until a chunk is ready or a segment ends."""
-        gate = stream.input.gate
-        if gate is None:
-            return
-        stream.input.advance(self.chunk_feature_frames * (1 + self.lookahead))
-        if gate.unheard is not None:
-            stream.events.end("no_speech", None, NOTHING, stream.begin, gate.unheard / SAMPLING_RATE)
-            gate.unheard = None
-        if gate.opened:
-            gate.opened, stream.begin, stream.frames = False, gate.begin / SAMPLING_RATE, 0
+    @property
+    def _frames_of_step(self) -> int:
+        """Feature frames of a chunk and its look-ahead."""
+        return self.chunk_feature_frames * (1 + self.lookahead)
 
-    def _is_ready(self, stream: Stream) -> bool:
-        gate = stream.input.gate
-        if stream.ended or (gate is not None and gate.closing):
-            return len(stream.input.features) >= self.model.config.frame_stacking
-        return len(stream.input.features) >= self.chunk_feature_frames * (1 + self.lookahead)
-
-    def _apply_rules(self, stream: Stream) -> None:
-        """End the segment of a stream if a rule holds, after a step. A gate has the rules on silence to itself."""
-        rules = self.endpoints
-        if rules == EndpointOptions():
-            return
-        text, seconds = self.decoder.hypothesis(stream.state), stream.frames * self.seconds_per_frame
-        last = text.words[-1].end if text.words else text.end
-        end_of_speech = stream.begin + last if text.text else None
-        if rules.max_segment_seconds is not None and seconds >= rules.max_segment_seconds:
-            hypotheses, state, kept = self.decoder.divide(stream.state)
-            self._end_segment(stream, "length", hypotheses[0], end_of_speech, kept)
-            stream.state = state
-        elif stream.input.gate is None:
-            reason = silence_rule(rules, seconds - text.end, spoken=bool(text.text))
-            if reason == "silence" or (reason == "no_speech" and not stream.told_silence):
-                best = self.decoder.finish(stream.state)[0]
-                self._end_segment(stream, reason, best, end_of_speech, 0)
-                stream.state = self._next_state(stream)
-            stream.told_silence = reason == "no_speech" or (stream.told_silence and not text.text)
-
-    def _close(self, stream: Stream) -> None:
-        """End the segment of a stream in which the voice has been silent; the next one knows nothing of it."""
-        gate = stream.input.gate
-        assert gate is not None
-        best = self.decoder.finish(stream.state)[0]
-        stream.frames = 0
-        begin, stream.begin = stream.begin, gate.position / SAMPLING_RATE
-        stream.events.end("silence", gate.voice_end / SAMPLING_RATE, best, begin, stream.begin)
-        stream.before = _joined(stream, best, begin)
-        stream.state, stream.cache = self._next_state(stream), None
-        stream.input.clear()
-        gate.close()
-
-    def _end_segment(
-        self, stream: Stream, reason: Reason, best: Hypothesis, end_of_speech: float | None, kept: int
-    ) -> None:
-        """End the segment of a stream whose audio goes on; its last `kept` frames belong to the next one."""
-        end = self._seconds(stream) - kept * self.seconds_per_frame
-        stream.events.end(reason, end_of_speech, best, stream.begin, end, self._seconds(stream))
-        stream.before = _joined(stream, best)
-        stream.begin, stream.frames = end, kept
+    def _frames_needed(self, stream: Stream) -> int:
+        """Feature frames that a stream must have for a step: at the end of a segment those of one encoder frame."""
+        return self.model.config.frame_stacking if stream.closing else self._frames_of_step
 
     @torch.inference_mode()
     def _step(self, streams: list[Stream]) -> None:
@@ -385,12 +287,6 @@ class StreamingBatch:
         for row, stream in enumerate(part):
             stream.cache, stream.row = own, row
         return own
-
-
-def _joined(stream: Stream, best: Hypothesis, begin: float | None = None) -> Hypothesis:
-    """A hypothesis of the current segment behind those of the segments before it, on the clock of the stream."""
-    moved = move_hypothesis(best, stream.begin if begin is None else begin)
-    return moved if stream.before is None else join_hypotheses(stream.before, moved, begins_word=True)
 
 
 def _check_can_stream(model: PreTrainedModel, processor: ProcessorMixin, decoder: Decoder[Any] | None) -> None:

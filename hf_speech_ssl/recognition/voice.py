@@ -20,8 +20,7 @@ from .events import Reason
 
 WINDOW = 512  # samples that a detector looks at
 _CONTEXT = 64  # samples before its window that silero-vad sees again
-_VOICE, _NO_VOICE = 0.5, 0.35  # probabilities at which a voice begins and ends, as silero-vad's own tools have them
-_PRE_ROLL = 50 * HOP_LENGTH  # samples before the voice was noticed that belong to its segment: 0.5 s
+_LESS, _LEAST = 0.15, 0.01  # a voice ends so far below the probability at which it begins, as silero-vad has it
 
 
 class VoiceDetector(Protocol):
@@ -77,9 +76,9 @@ def _missing(name: str) -> str:
 class VoiceGate:
     """Lets the audio of segments with a voice through to the encoder, and nothing else.
 
-    A segment begins half a second before a voice is noticed, not before the end of the segment before it, and ends
-    when the voice has been silent for `rules.silence_seconds`. What it decides depends on windows of 32 ms that are
-    counted from the beginning of the stream, not on the blocks that samples come in.
+    A segment begins `rules.padding_seconds` before a voice is noticed, not before the end of the segment before it,
+    and ends when the voice has been silent for `rules.silence_seconds`. What it decides depends on windows of 32 ms
+    that are counted from the beginning of the stream, not on the blocks that samples come in.
 
     Attributes:
         queue: samples that have not been looked at.
@@ -143,7 +142,7 @@ class VoiceGate:
 
     def _in_segment(self, window: NDArray[np.float32], probability: float) -> NDArray[np.float32]:
         silence = self.rules.silence_seconds
-        if probability >= _NO_VOICE:
+        if probability >= max(self.rules.voice_threshold - _LESS, _LEAST):
             self.voice_end = self.position
         elif silence is not None and self.position - self.voice_end >= silence * SAMPLING_RATE:
             self.closing = True
@@ -151,13 +150,13 @@ class VoiceGate:
 
     def _in_silence(self, window: NDArray[np.float32], probability: float) -> NDArray[np.float32]:
         recent = np.concatenate([self._recent, window])
-        if probability >= _VOICE:
+        if probability >= self.rules.voice_threshold:
             # Feature frames begin at whole hops.
             self.begin = -(-(self.position - len(recent)) // HOP_LENGTH) * HOP_LENGTH
             self.open = self.opened = True
             self.voice_end = self.position
             return recent[self.begin - (self.position - len(recent)) :]
-        self._recent = recent[-_PRE_ROLL:]
+        self._recent = recent[max(0, len(recent) - round(self.rules.padding_seconds * SAMPLING_RATE)) :]
         since, longest = self._silent_since, self.rules.no_speech_seconds
         if since is not None and longest is not None and self.position - since >= longest * SAMPLING_RATE:
             self.unheard, self._silent_since = self.position, None
