@@ -19,6 +19,14 @@ punctuation. A transducer keeps its own tokenizer, unless `--new_vocabulary` is 
 ctc_loss_weight=0.3` adds a CTC loss, and the model then loads as a CTC model too.
 
 A Chunk SSL model draws for every update whether it processes whole utterances or chunks.
+
+`--task translate` learns to write another language, the texts of `--translation_column_name`, with their case and
+punctuation, by a prediction network of two layers; BLEU marks the best checkpoints (extra `translation`). The paper's
+English to German, from MuST-C as it is unpacked:
+
+    accelerate launch finetuning_scripts/run_rnnt.py --task translate --model_name_or_path outputs/chunkssl-base \
+        --dataset_name MUSTC/en-de --translation_column_name de --eval_split_name validation \
+        --eval_chunk_durations_ms 320 --output_dir outputs/chunkssl-base-en-de
 """
 
 import math
@@ -31,9 +39,11 @@ from transformers import AutoModelForRNNT, PreTrainedConfig, Wav2Vec2Processor
 
 from hf_speech_ssl.decoding import build_ctc_processor, build_piece_processor
 from hf_speech_ssl.options import flag, parse_settings
+from hf_speech_ssl.run_folder import TRANSLATE
 from hf_speech_ssl.scripts import call, publish_run, training_run
 from hf_speech_ssl.training.fine_tuning import FineTuningSettings, Head, fine_tune
 from hf_speech_ssl.training.settings import DataSettings, TrainingSettings
+from hf_speech_ssl.training.transcription import TranscriptEvaluator, TranslationEvaluator
 
 SPEC_AUGMENT = {"mask_time_prob": 0.0, "mask_feature_prob": 0.0, "num_time_masks": 10, "max_time_mask_share": 0.05}
 SPEC_AUGMENT |= {"num_feature_masks": 2, "max_feature_mask_width": 27}
@@ -43,10 +53,38 @@ SPEC_AUGMENT |= {"num_feature_masks": 2, "max_feature_mask_width": 27}
 class ModelSettings(FineTuningSettings):
     """Which model to fine-tune, and how texts become labels."""
 
+    task: Literal["transcribe", "translate"] = flag("transcribe", "Write what is said, or another language.")
+    translation_column_name: str | None = flag(
+        None, "Column with the translations, instead of the transcripts; 'translation' by default."
+    )
+    normalize_text: bool = flag(
+        None,
+        "Lower-case texts and take out punctuation, in training and evaluation; by default of transcripts, not of "
+        "translations.",
+    )
     vocabulary_kind: Literal["unigram", "bpe", "character", "model"] = flag(
         "unigram", "What a new tokenizer's tokens are; 'model' keeps that of a CTC model."
     )
     vocabulary_size: int = flag(1024, "Tokens of a new unigram or BPE tokenizer.")
+
+    def __post_init__(self) -> None:
+        if self.translation_column_name is not None and not self.translates:
+            raise ValueError(
+                f"--translation_column_name {self.translation_column_name} is for translations: give --task "
+                f"translate, too."
+            )
+        if self.normalize_text is None:
+            object.__setattr__(self, "normalize_text", not self.translates)
+
+    @property
+    def translates(self) -> bool:
+        """Whether the model writes another language."""
+        return self.task == TRANSLATE
+
+    @property
+    def label_column_name(self) -> str:
+        """The column with the texts that the model learns to write."""
+        return (self.translation_column_name or "translation") if self.translates else self.text_column_name
 
 
 def build_processor(settings: ModelSettings, texts: Sequence[str], feature_extractor: Any) -> Wav2Vec2Processor:
@@ -74,7 +112,9 @@ def make_head(settings: ModelSettings) -> Head:
     """The transducer head."""
     keeps = ("ForCTC",) if settings.vocabulary_kind == "model" else ()
     build = partial(build_processor, settings)
-    return Head(AutoModelForRNNT, "ForRNNT", build, frames_needed, SPEC_AUGMENT, keeps)
+    recipe = SPEC_AUGMENT | ({"num_decoder_layers": 2} if settings.translates else {})
+    evaluator = TranslationEvaluator if settings.translates else TranscriptEvaluator
+    return Head(AutoModelForRNNT, "ForRNNT", build, frames_needed, recipe, keeps, evaluator)
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

@@ -34,6 +34,16 @@ def check_file(path: str | Path | None) -> None:
         raise FileNotFoundError(f"There is no file {str(path)!r} (looked from {Path.cwd()}).")
 
 
+def make_output_folder(path: str | None) -> None:
+    """Make a folder that is to be written into.
+
+    Raises:
+        OSError: the path is a file, or cannot be made.
+    """
+    if path is not None:
+        Path(path).mkdir(parents=True, exist_ok=True)
+
+
 def check_output_file(path: str | None) -> None:
     """Make the folder of a file that is to be written.
 

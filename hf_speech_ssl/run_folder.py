@@ -117,12 +117,21 @@ class MetricName(NamedTuple):
 # Figures of evaluations that curves and cards know.
 ERROR_RATES = ("wer", "cer")
 ERROR_KINDS = ("substitutions", "deletions", "insertions")  # of words
+TRANSLATION_SCORES = ("bleu", "chrf")  # of 100, the higher the better
+LAGGINGS = ("al", "laal", "yaal")  # of translations in chunks, in ms
+TRANSLATE = "translate"  # the task of a run that writes another language
 METRICS = (
-    *("loss", *ERROR_RATES, "accuracy", "frame_accuracy", "anchor_loss", "enhanced_loss", "enhanced_accuracy"),
-    *("second_loss", "second_accuracy"),
+    *("loss", *ERROR_RATES, *TRANSLATION_SCORES, *LAGGINGS, "accuracy", "frame_accuracy", "second_accuracy"),
+    *("anchor_loss", "enhanced_loss", "second_loss", "enhanced_accuracy"),
     *("explained_variance", "codebook_perplexity", "enhanced_perplexity", "level_perplexity", "codebook_usage"),
     *("level_usage", "distinct_labels"),
 )
+
+
+def badness(name: str, value: float) -> float:
+    """The value of a metric by its name, so turned that the lowest one is the best."""
+    parsed = MetricName.parse(name)
+    return -value if parsed is not None and parsed.metric in TRANSLATION_SCORES else value
 
 
 @dataclass(frozen=True)
@@ -228,7 +237,8 @@ class Evaluation:
 
     Args:
         modes: figures by mode. `wer`, `cer`, `substitutions`, `deletions` and `insertions` have `value`, `low` and
-            `high`, shares of the reference; the bounds are `None` where there is no interval.
+            `high`, shares of the reference; the bounds are `None` where there is no interval. Translations have
+            `bleu` and `chrf` in the same form, of 100, instead.
         settings: which utterances, how they were decoded and how the intervals were drawn.
         speakers, worst: figures of speakers, and the utterances with the most errors. Both hold names of people and
             their words: they are for the owner of the data, and are not uploaded.
@@ -256,7 +266,7 @@ class Evaluation:
         values = _read_record(file.parent, file.name, ["dataset", "split", "modes"])
         modes = values["modes"] if isinstance(values["modes"], dict) and values["modes"] else {"modes": None}
         for mode, scores in modes.items():
-            for rate in cls.rates:
+            for rate in TRANSLATION_SCORES if is_translation(scores) else cls.rates:
                 estimate = scores.get(rate) if isinstance(scores, dict) else None
                 if not isinstance(estimate, dict) or not {"value", "low", "high"} <= set(estimate):
                     raise ValueError(
@@ -275,9 +285,19 @@ class Evaluation:
         return [cls.read(file) for file in sorted(Path(folder).glob(EVALUATION_FILES))]
 
     @property
+    def is_translation(self) -> bool:
+        """Whether translations were scored."""
+        return any(map(is_translation, self.modes.values()))
+
+    @property
     def decoder(self) -> str:
         """How hypotheses were found, in a few words."""
         return str(self.settings.get("decoder") or GREEDY)
+
+
+def is_translation(scores: Any) -> bool:
+    """Whether the figures of a mode are those of translations."""
+    return isinstance(scores, dict) and any(name in scores for name in TRANSLATION_SCORES)
 
 
 @dataclass

@@ -1,8 +1,9 @@
 """How late the words of a live transcript are: emission delays, and the average laggings of simultaneous translation.
 
-LAAL is that of Papi et al. (arXiv 2206.05807) as SimulEval 1.1 computes it, YAAL that of arXiv 2509.17349 as
-OmniSTEval 0.1 computes it for single utterances. Both need the times at which words came, and nothing of what they
-are. The formulas stand here because these packages bring evaluators of translations with them.
+AL is that of Ma et al. (arXiv 1810.08398) and LAAL that of Papi et al. (arXiv 2206.05807) as SimulEval 1.1 computes
+them, YAAL that of arXiv 2509.17349 as OmniSTEval 0.1 computes it for single utterances. All need the times at which
+words came, and nothing of what they are. The formulas stand here because SimulEval 1.1.4 pins tqdm 4.64.1, which
+`datasets` refuses, so that it cannot be installed beside this package. `instances` writes what both tools read.
 """
 
 from __future__ import annotations
@@ -10,6 +11,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .error_rates import align_words
+
+
+def al(delays: Sequence[float], source: float, num_reference_words: int) -> float | None:
+    """Average lagging: as `laal`, with the number of reference words alone, however many came.
+
+    It rewards a translation that is longer than the reference, and is there to compare with older figures.
+    """
+    if not delays or not num_reference_words:
+        return None
+    if delays[0] > source:
+        return delays[0]
+    return _mean_lag(delays, source / num_reference_words, source, including_first_late=True)
 
 
 def laal(delays: Sequence[float], source: float, num_reference_words: int) -> float | None:
@@ -32,7 +45,8 @@ def laal(delays: Sequence[float], source: float, num_reference_words: int) -> fl
         return None
     if delays[0] > source:
         return delays[0]
-    return _mean_lag(delays, source, num_reference_words, including_first_late=True)
+    ideal = source / max(len(delays), num_reference_words)
+    return _mean_lag(delays, ideal, source, including_first_late=True)
 
 
 def yaal(delays: Sequence[float], source: float, num_reference_words: int) -> float | None:
@@ -43,7 +57,8 @@ def yaal(delays: Sequence[float], source: float, num_reference_words: int) -> fl
     """
     if not delays or delays[0] >= source:
         return None
-    return _mean_lag(delays, source, num_reference_words, including_first_late=False)
+    ideal = source / max(len(delays), num_reference_words)
+    return _mean_lag(delays, ideal, source, including_first_late=False)
 
 
 def emission_delays(
@@ -67,8 +82,8 @@ def emission_delays(
     return delays
 
 
-def _mean_lag(delays: Sequence[float], source: float, num_words: int, *, including_first_late: bool) -> float:
-    ideal = source / max(len(delays), num_words)
+def _mean_lag(delays: Sequence[float], ideal: float, source: float, *, including_first_late: bool) -> float:
+    """The mean lag behind a translation that writes a word every `ideal`, up to the first word behind the source."""
     late = [place for place, delay in enumerate(delays) if delay >= source]
     count = len(delays) if not late else late[0] + including_first_late
     return sum(delay - place * ideal for place, delay in enumerate(delays[:count])) / count

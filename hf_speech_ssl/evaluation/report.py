@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..run_folder import ERROR_KINDS, Evaluation
+from ..run_folder import ERROR_KINDS, LAGGINGS, TRANSLATION_SCORES, Evaluation, is_translation
 
 _SPEAKERS_SHOWN = 20
 _LINE_WIDTH = 80  # columns of a narrow terminal
@@ -32,14 +32,16 @@ def as_text(evaluation: Evaluation) -> str:
     first = next(iter(modes.values()))
     title = f"# {evaluation.model} on {evaluation.dataset} ({evaluation.split})"
     lines = [title, "", *_data_lines(first, settings), ""]
-    for table in _mode_tables(modes):
+    for table in [_scores(modes)] if evaluation.is_translation else _mode_tables(modes):
         lines += [*table, ""]
     lines += _notes(modes, settings)
     if live := {name: mode["live"] for name, mode in modes.items() if mode.get("live")}:
         lines += ["", "## Live streams", "", *_live_lines(live)]
     if evaluation.speakers:
         lines += ["", "## Speakers", "", *_speaker_lines(evaluation.speakers)]
-    if evaluation.worst:
+    if evaluation.worst and evaluation.is_translation:
+        lines += ["", f"## Least like their references ({next(iter(modes))})", "", *_worst_of(evaluation.worst)]
+    elif evaluation.worst:
         lines += ["", f"## Most errors ({next(iter(modes))})", "", *_worst_lines(evaluation.worst)]
     return "\n".join(lines).rstrip()
 
@@ -75,9 +77,10 @@ def _data_lines(first: Mapping[str, Any], settings: Mapping[str, Any]) -> list[s
         decoder += f" (weight {settings['lm_weight']:g}, word bonus {settings['word_bonus']:g}"
         decoder += f", beam {settings['beam_size']})"
     texts = "texts normalized" if settings["normalize_text"] else "texts as they are"
+    right = f"; {first['correct_utterances']:,} without a word error" if "correct_utterances" in first else ""
     lines = [
         f"{_count(first['utterances'], 'utterance')}, {_count(first['words'], 'word')}, "
-        f"{_duration(settings['audio_seconds'])}; {first['correct_utterances']:,} without a word error. "
+        f"{_duration(settings['audio_seconds'])}{right}. "
         f"{decoder[0].upper()}{decoder[1:]}, {texts}."
     ]
     if settings["skipped"]:
@@ -110,8 +113,37 @@ def _rates(modes: Mapping[str, Any]) -> list[str]:
     return markdown_table(["mode", "WER %", "CER %", *(["latency ms"] if compared else []), "RTF"], rows)
 
 
+def _scores(modes: Mapping[str, Any]) -> list[str]:
+    """Scores of translations, how late their words are, and computation."""
+    lags = [name for name in LAGGINGS if any(mode.get(name) is not None for mode in modes.values())]
+    rows = []
+    for name, mode in modes.items():
+        row = [name, *(_score(mode[score]) for score in TRANSLATION_SCORES)]
+        row += ["" if mode.get(lag) is None else f"{mode[lag]:.0f}" for lag in lags]
+        rows.append([*row, f"{mode['real_time_factor']:.4f}"])
+    return markdown_table(["mode", "BLEU", "chrF", *(f"{lag.upper()} ms" for lag in lags), "RTF"], rows)
+
+
+def _score(estimate: Mapping[str, float | None]) -> str:
+    value, low, high = (estimate[part] for part in ("value", "low", "high"))
+    return f"{value:.1f}" if low is None or high is None else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _worst_of(worst: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines: list[str] = []
+    for place, one in enumerate(worst, start=1):
+        lines += [
+            f"{place}. `{_one_line(one['name'])}`, {one['seconds']:.1f} s: chrF {one['chrf']:.1f}",
+            "",
+            "```text",
+        ]
+        lines += [f"ref: {one['reference']}", f"hyp: {one['hypothesis']}".rstrip(), "```", ""]
+    return lines
+
+
 def _notes(modes: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    if next(iter(modes.values()))["wer"]["low"] is None:
+    first = next(iter(modes.values()))
+    if first["bleu" if is_translation(first) else "wer"]["low"] is None:
         notes = ["No intervals: they need two utterances and a number of resamples."]
     else:
         why = f" ({settings['why_resampled']})" if settings["why_resampled"] else ""
@@ -119,7 +151,14 @@ def _notes(modes: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
             f"In brackets: {100 * settings['confidence']:g} % intervals from {settings['num_resamples']:,} bootstrap "
             f"resamples of the {settings['resampled']}{why}."
         ]
-    if len(modes) > 1:
+    if settings.get("signatures"):
+        notes.append("; ".join(f"{name}: {signature}" for name, signature in settings["signatures"].items()) + ".")
+    if any(mode.get("laal") is not None for mode in modes.values()):
+        notes.append(
+            "AL, LAAL and YAAL: average laggings. A word comes with the end of its chunk and of the look-ahead; "
+            "computation is not included."
+        )
+    elif len(modes) > 1 and not is_translation(first):
         notes.append(
             "Latency: how long sound waits for the end of its chunk and of the look-ahead, at most (and on average), "
             "computation not included."

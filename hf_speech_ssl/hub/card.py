@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import StrictDataclassError
 
 from ..families import FAMILIES, Family, family_of
@@ -17,23 +17,22 @@ from ..run_folder import (
     CONFIG_FILE,
     CURVES_FILE,
     ERROR_RATES,
-    GREEDY,
-    OFFLINE,
     SYNTHETIC,
+    TRANSLATE,
     Evaluation,
     LogEntry,
     MetricName,
     RunArguments,
     RunResults,
-    mode_name,
     read_log,
 )
 from ..verdict import Verdict
+from .card_results import METRIC_NAMES, RECOGNITION, dataset_text, eval_results, evaluation_values
 
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
 OUR_TAG = "hf-speech-ssl"
 AUTO_CLASSES = {"ctc": "AutoModelForCTC", "rnnt": "AutoModelForRNNT"}  # of the models that write text
-TASKS = dict.fromkeys(AUTO_CLASSES, "automatic-speech-recognition")
+TASKS = dict.fromkeys(AUTO_CLASSES, RECOGNITION)
 TASKS |= dict.fromkeys(("encoder", "tokenizer"), "feature-extraction")
 # The flags that say how a run was made; paths and bookkeeping are left out of the card.
 SHOWN_SETTINGS = """config_name config_overrides model_name_or_path fsq_model_name_or_path from_scratch
@@ -98,6 +97,11 @@ class FinishedRun:
         """ "ctc", "rnnt", "tokenizer" or "encoder"."""
         return head_kind(self.architecture) or self.family.kind
 
+    @property
+    def translates(self) -> bool:
+        """Whether the model was trained to write another language."""
+        return self.arguments.get("task") == TRANSLATE
+
 
 def head_kind(architecture: str) -> str | None:
     """ "ctc" or "rnnt", where a class writes text."""
@@ -131,17 +135,20 @@ def write_model_card(
 
 def metadata(run: FinishedRun, license: str, language: str | list[str] | None) -> ModelCardData:
     """The head of the card, which the Hub filters by; data sets and base models appear if they are on the Hub."""
-    results = eval_results(run)
+    results = eval_results(run.arguments, run.results, run.evaluations)
+    common = common_metadata(run.kind, run.family)
+    if run.translates:
+        common["tags"] = [*common["tags"], "speech-translation"]
     dataset, base_model = run.arguments.dataset, run.arguments.pretrained
     return ModelCardData(
         license=license,
         language=language or run.arguments.get("language") or ("en" if dataset == SYNTHETIC else None),
         datasets=[dataset] if is_hub_id(dataset) else None,
         base_model=base_model if is_hub_id(base_model) else None,
-        metrics=[name for name in ERROR_RATES if any(one.metric_type == name for one in results)] or None,
+        metrics=[name for name in METRIC_NAMES if any(one.metric_type == name for one in results)] or None,
         model_name=run.name,
         eval_results=results or None,
-        **common_metadata(run.kind, run.family),
+        **common,
     )
 
 
@@ -149,60 +156,6 @@ def common_metadata(kind: str, family: Family | None) -> dict[str, Any]:
     """Library, task and tags of a kind of model."""
     tags = ["speech", "self-supervised-learning", OUR_TAG, *(family.tags if family else ())]
     return {"library_name": "transformers", "pipeline_tag": TASKS[kind], "tags": tags}
-
-
-class _Evaluated(NamedTuple):
-    """Which data was transcribed, and how."""
-
-    dataset: str
-    config: str | None
-    split: str
-    mode: str
-    decoder: str
-
-
-def eval_results(run: FinishedRun) -> list[EvalResult]:
-    """Error rates for the Hub's `model-index`, in percent as is the custom there.
-
-    Figures of the evaluation files of whole splits come first; the last evaluation of training fills in what they
-    leave out.
-    """
-    found: dict[_Evaluated, dict[str, float | None]] = {}
-    for one in run.evaluations:
-        if not one.settings.get("max_samples"):
-            for mode, scores in one.modes.items():
-                what = _Evaluated(one.dataset, one.settings.get("dataset_config_name"), one.split, mode, one.decoder)
-                found.setdefault(what, {name: scores[name]["value"] for name in ERROR_RATES})
-    arguments, metrics = run.arguments, run.results.metrics
-    for split in arguments.eval_splits if not arguments.get("max_eval_samples") else []:
-        for mode in map(mode_name, (0, *(arguments.get("eval_chunk_durations_ms") or []))):
-            what = _Evaluated(arguments.dataset, arguments.get("dataset_config_name"), split, mode, GREEDY)
-            names = {name: str(MetricName.among(arguments.eval_splits, split, name, mode)) for name in ERROR_RATES}
-            found.setdefault(what, {name: metrics.get(names[name]) for name in ERROR_RATES})
-    return [
-        _eval_result(what, name, value)
-        for what, rates in found.items()
-        for name, value in rates.items()
-        if value is not None and math.isfinite(value)
-    ]
-
-
-def _eval_result(what: _Evaluated, metric: str, value: float) -> EvalResult:
-    name = metric.upper()
-    name += "" if what.mode == OFFLINE else f", chunks of {what.mode}"
-    name += "" if what.decoder == GREEDY else f", {what.decoder}"
-    return EvalResult(
-        task_type=TASKS["ctc"],
-        task_name="Speech recognition",
-        # The Hub requires this field and links it to a data set: what is none must not look like one.
-        dataset_type=what.dataset if is_hub_id(what.dataset) else f"{what.dataset} (not on the Hub)",
-        dataset_name=what.dataset,
-        dataset_config=what.config,
-        dataset_split=what.split,
-        metric_type=metric,
-        metric_name=name,
-        metric_value=round(100 * value, 2),
-    )
 
 
 def template_values(run: FinishedRun) -> dict[str, Any]:
@@ -214,6 +167,7 @@ def template_values(run: FinishedRun) -> dict[str, Any]:
         "name": run.name,
         "kind": run.kind,
         "writes_text": run.kind in AUTO_CLASSES,
+        "translates": run.translates,
         "auto_class": AUTO_CLASSES.get(run.kind, "AutoModel"),
         "family": run.family.name,
         "config": run.config,
@@ -242,58 +196,6 @@ def template_values(run: FinishedRun) -> dict[str, Any]:
         **compute_values(run, log),
         **citations(run.family),
     }
-
-
-def evaluation_values(evaluation: Evaluation) -> dict[str, Any]:
-    """The table of an evaluation, its data and its method."""
-    settings = evaluation.settings
-    config, limit = settings.get("dataset_config_name"), settings.get("max_samples")
-    data = f"Split `{evaluation.split}` of {dataset_text(evaluation.dataset)}"
-    data += f", configuration `{config}`" if config else ""
-    data += f", the first {limit:,} utterances only" if limit else ""
-    rows = []
-    for mode, scores in evaluation.modes.items():
-        latency = scores.get("latency_ms")
-        rates = {name: rate_text(scores[name]) for name in evaluation.rates}
-        rows.append({"mode": mode, **rates, "latency": "" if latency is None else f"{latency:,.0f} ms"})
-    return {
-        "data": data,
-        "rows": rows,
-        "has_modes": len(rows) > 1,
-        "has_latency": any(row["latency"] for row in rows),
-        "method": f"{decoding_text(evaluation)} {interval_text(evaluation)}",
-    }
-
-
-def rate_text(rate: Mapping[str, float | None]) -> str:
-    """An error rate in percent, with its interval if it has one."""
-    value, low, high = (rate[name] for name in ("value", "low", "high"))
-    if value is None:
-        return ""
-    return f"{100 * value:.2f} %" + ("" if low is None or high is None else f" [{100 * low:.2f}, {100 * high:.2f}]")
-
-
-def decoding_text(evaluation: Evaluation) -> str:
-    """How the hypotheses of an evaluation were found."""
-    settings = evaluation.settings
-    sources = {"language model": settings.get("lm_path"), "lexicon": settings.get("lexicon_path")}
-    named = [f"{what} `{Path(path).name}`" for what, path in sources.items() if path]
-    if not named:
-        return f"{evaluation.decoder.capitalize()} without a language model."
-    beam = settings.get("beam_size")
-    search = f"{evaluation.decoder.capitalize()}{f' ({beam} hypotheses)' if beam else ''}"
-    return f"{search} with {' and '.join(named)}."
-
-
-def interval_text(evaluation: Evaluation) -> str:
-    """How the intervals of an evaluation were drawn, if they were."""
-    settings = evaluation.settings
-    if any(scores["wer"]["low"] is None for scores in evaluation.modes.values()):
-        return "No confidence intervals were computed."
-    text = f"In brackets: {100 * settings.get('confidence', 0.95):g} % bootstrap intervals"
-    if resamples := settings.get("num_resamples"):
-        text += f" from {resamples:,} resamples of the {settings.get('resampled', 'utterances')}"
-    return f"{text}."
 
 
 def training_splits_text(arguments: RunArguments) -> str:
@@ -370,13 +272,6 @@ def frame_ms(config: SpeechSSLConfig) -> int:
 def codebook_entries(config: SpeechSSLConfig) -> int:
     """Labels that the tokenizer of a configuration with `fsq_levels` can give; 1 without."""
     return math.prod(getattr(config, "fsq_levels", []))
-
-
-def dataset_text(name: str) -> str:
-    """A data set as Markdown, with a link if it is on the Hub."""
-    if name == SYNTHETIC:
-        return "synthetic speech from espeak-ng"
-    return f"[`{name}`](https://huggingface.co/datasets/{name})" if is_hub_id(name) else f"`{name}`"
 
 
 def value_text(value: Any) -> str:

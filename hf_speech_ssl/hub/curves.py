@@ -69,6 +69,7 @@ PANELS = (
     ),
     Panel("variance of the features explained", "%", ("explained_variance",), "explained_variance", 100.0),
     Panel("WER in evaluations", "%", (), "wer", 100.0),
+    Panel("BLEU in evaluations", "", (), "bleu"),
     Panel(
         "perplexity of the labels",
         "effective number",

@@ -9,7 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.reading import Utterance, UtteranceReader
-from ..decoding import Decoder, GreedyDecoder, TransducerGreedyDecoder
+from ..decoding import Decoder, GreedyDecoder, Hypothesis, TransducerGreedyDecoder
 from ..evaluation import normalize_text
 from ..evaluation.bootstrap import CONFIDENCE
 from ..evaluation.scores import MIN_SPEAKERS, Scores, Transcript
@@ -88,7 +88,8 @@ class CorpusEvaluator:
             "modes": modes,
             "speakers": scores.by_speaker(),
             "worst": scores.worst(num_worst),
-            "settings": self._settings(scores, reader),
+            "settings": self._settings(reader, num_resamples)
+            | {"resampled": scores.resampled, "why_resampled": self._why_resampled(scores)},
         }
 
     def transcribe(self, reader: UtteranceReader) -> list[Transcript]:
@@ -108,10 +109,14 @@ class CorpusEvaluator:
         return transcripts
 
     def _transcribe_batch(self, mode: str, batch: list[Utterance]) -> list[str]:
+        return [self._text(best.text) for best in self._recognize(mode, batch)]
+
+    def _recognize(self, mode: str, batch: list[Utterance]) -> list[Hypothesis]:
+        """The best hypothesis of each utterance; the time that it takes is added up."""
         began = time.perf_counter()
         hypotheses = self.recognizer.recognize([one.waveform for one in batch], self.decoder, self.modes[mode])
         self.busy[mode] += time.perf_counter() - began
-        return [self._text(best.text) for best, *_ in hypotheses]
+        return [best for best, *_ in hypotheses]
 
     def _transcript(self, utterance: Utterance, hypotheses: dict[str, str]) -> Transcript:
         speaker = utterance.columns.get(self.speaker_column)
@@ -130,16 +135,14 @@ class CorpusEvaluator:
     def _text(self, text: str) -> str:
         return normalize_text(text) if self.normalize else text
 
-    def _settings(self, scores: Scores, reader: UtteranceReader) -> dict[str, Any]:
+    def _settings(self, reader: UtteranceReader, num_resamples: int) -> dict[str, Any]:
         device = self.recognizer.model.device
         threads = torch.get_num_threads()
         return {
             "decoder": GREEDY if isinstance(self.decoder, GreedyDecoder | TransducerGreedyDecoder) else "beam search",
             "normalize_text": self.normalize,
-            "num_resamples": scores.num_resamples,
-            "resampled": scores.resampled,
-            "why_resampled": self._why_resampled(scores),
-            "seed": scores.seed,
+            "num_resamples": num_resamples,
+            "seed": _SEED,
             "confidence": CONFIDENCE,
             "skipped": reader.skipped.by_reason,
             "audio_seconds": self.audio_seconds,

@@ -23,9 +23,11 @@ from hf_speech_ssl.run_folder import (
     AVERAGING_FILE,
     CONFIG_FILE,
     LOG_FILE,
+    TRANSLATE,
     WEIGHTS_FILE,
     MetricName,
     RunArguments,
+    badness,
     read_log,
 )
 
@@ -41,7 +43,7 @@ class Average:
     Args:
         checkpoints: names of their folders, the best or the newest first.
         by: "best" or "last".
-        metric: what "best" was judged by, its name in train_log.jsonl; the lowest values are the best.
+        metric: what "best" was judged by, its name in train_log.jsonl; see `badness`.
         values: of that metric, one per checkpoint.
     """
 
@@ -59,9 +61,9 @@ def average_checkpoints(
     The state of a quantizer that learns is that of the newest one.
 
     Args:
-        by: "best" takes the checkpoints with the lowest value of the metric that the run chose its best one by: WER of
-            a model that writes text, loss of any other, on the first of its evaluation splits; "last" takes the
-            newest.
+        by: "best" takes the checkpoints with the best values of the metric that the run chose its best one by: BLEU of
+            translations, WER of transcripts, loss of any other model, on the first of its evaluation splits; "last"
+            takes the newest.
 
     Raises:
         ValueError: too few checkpoints, a folder that is taken, checkpoints of different models.
@@ -107,7 +109,9 @@ def choose_checkpoints(run_dir: Path, num_checkpoints: int, by: str) -> Average:
     metric = metric_of_run(run_dir, checkpoints[0])
     values = logged_values(run_dir, metric)
     evaluated = sorted(
-        (values[step_of(folder)], -step_of(folder), folder.name) for folder in checkpoints if step_of(folder) in values
+        (badness(metric, values[step_of(folder)]), -step_of(folder), folder.name)
+        for folder in checkpoints
+        if step_of(folder) in values
     )
     if len(evaluated) < num_checkpoints:
         raise ValueError(
@@ -115,15 +119,17 @@ def choose_checkpoints(run_dir: Path, num_checkpoints: int, by: str) -> Average:
             f"{metric} for the others. Lower --num_checkpoints, or take the newest with --by last."
         )
     best = evaluated[:num_checkpoints]
-    return Average([name for *_, name in best], by, metric, [value for value, *_ in best])
+    return Average([name for *_, name in best], by, metric, [values[-step] for _, step, _ in best])
 
 
 def metric_of_run(run_dir: Path, checkpoint: Path) -> str:
     """Name of the metric that marked the best checkpoint of the run while it went on."""
-    splits = RunArguments.read(run_dir).eval_splits
+    arguments = RunArguments.read(run_dir)
+    splits = arguments.eval_splits
     if not splits:
         raise ValueError(f"{run_dir} was never evaluated (no --eval_split_name): take the newest with --by last.")
-    return str(MetricName.among(splits, splits[0], "wer" if writes_text(checkpoint) else "loss"))
+    of_text = "bleu" if arguments.get("task") == TRANSLATE else "wer"
+    return str(MetricName.among(splits, splits[0], of_text if writes_text(checkpoint) else "loss"))
 
 
 def logged_values(run_dir: Path, metric: str) -> dict[int, float]:

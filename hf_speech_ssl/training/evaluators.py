@@ -24,7 +24,7 @@ class EvaluationBatches(Protocol):
 
 
 class Evaluator(Protocol):
-    """Metrics of a model by name; `metric` names the one whose lowest value marks the best checkpoint.
+    """Metrics of a model by name; `metric` names the one that marks the best checkpoint: see `badness`.
 
     `examples` of the last evaluation are lines for the terminal.
     """

@@ -49,6 +49,11 @@ class FineTuningSettings:
         """What is done to every transcript first."""
         return normalize_text if self.normalize_text else str
 
+    @property
+    def label_column_name(self) -> str:
+        """The column with the texts that the model learns to write."""
+        return self.text_column_name
+
 
 @dataclass(frozen=True)
 class Head:
@@ -61,6 +66,7 @@ class Head:
         frames_needed: the least number of encoder frames for labels and a model's configuration.
         recipe: config fields of a new head, where `--config_overrides` says nothing else.
         keeps_vocabulary_of: ends of the names of the models whose tokenizer the head takes over.
+        evaluator: scores the texts during the run.
     """
 
     auto_class: Any
@@ -69,6 +75,7 @@ class Head:
     frames_needed: Callable[[Sequence[int], PreTrainedConfig], int]
     recipe: dict[str, Any] = field(default_factory=dict)
     keeps_vocabulary_of: tuple[str, ...] = ()
+    evaluator: type[TranscriptEvaluator] = TranscriptEvaluator
 
     def keeps_vocabulary(self, run: Run, settings: FineTuningSettings) -> bool:
         """Whether the tokenizer is that of the model or checkpoint that the run begins with."""
@@ -110,18 +117,19 @@ def make_processor(run: Run, settings: FineTuningSettings, corpus: Corpus, head:
 def make_model(run: Run, settings: FineTuningSettings, processor: Wav2Vec2Processor, head: Head) -> PreTrainedModel:
     """The encoder, with a head for the processor's tokens."""
     source = run.source_of(settings.model_name_or_path)
+    keeps_vocabulary = head.keeps_vocabulary(run, settings)
     has_head = source is not None and architecture_of(source).endswith(head.ending)
     config = make_config(
         settings.config_name,
         source,
         settings.config_overrides,
-        recipe={} if has_head else head.recipe,
+        recipe={} if has_head and keeps_vocabulary else head.recipe,
         vocab_size=len(processor.tokenizer),
         pad_token_id=processor.tokenizer.pad_token_id,
         ctc_loss_reduction="mean",  # the loop's mean over utterances builds on it
         ctc_zero_infinity=True,  # and on losses of 0 where a transcript is longer than its audio
     )
-    replaced = source is not None and writes_text(source) and not head.keeps_vocabulary(run, settings)
+    replaced = source is not None and writes_text(source) and not keeps_vocabulary
     if source is not None and replaced and not settings.from_scratch:
         model = load_with_new_head(head.auto_class, config, source)
     else:
@@ -151,7 +159,7 @@ def evaluation_modes(config: PreTrainedConfig, durations_ms: list[int] | None) -
 def fine_tune(run: Run, settings: FineTuningSettings, data: DataSettings, head: Head) -> TrainingLoop:
     """Fine-tune a model and leave it in the output folder."""
     accelerator, training = run.accelerator, run.settings
-    corpus = Corpus.load(data, accelerator, text_column=settings.text_column_name)
+    corpus = Corpus.load(data, accelerator, text_column=settings.label_column_name)
     processor = make_processor(run, settings, corpus, head)
     if processor.feature_extractor.mean is None:
         sample = corpus.sample_batches(training.seed)
@@ -165,7 +173,7 @@ def fine_tune(run: Run, settings: FineTuningSettings, data: DataSettings, head: 
     batches = corpus.train_batches(accelerator, training.seed)
     splits = corpus.eval_batches(accelerator)
     modes = evaluation_modes(model.config, settings.eval_chunk_durations_ms)
-    evaluator = TranscriptEvaluator(accelerator, objective, splits, modes) if splits else None
+    evaluator = head.evaluator(accelerator, objective, splits, modes) if splits else None
     max_steps = corpus.num_steps(training, batches, accelerator)
     loop = TrainingLoop(run, model, processor, objective, batches, max_steps, evaluator)
     loop.run()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from hf_speech_ssl.data.batch import Batch, DataPosition
-from hf_speech_ssl.run_folder import RunResults, TrainingState, checkpoint_name
+from hf_speech_ssl.run_folder import RunResults, TrainingState, badness, checkpoint_name
 from hf_speech_ssl.verdict import LabelUse, Verdict
 
 from .checkpoints import (
@@ -265,8 +265,9 @@ class TrainingLoop:
         if evaluates:
             self.evaluate()
             assert self.evaluator is not None
-            value = self.metrics[self.evaluator.metric]
-            if math.isfinite(value) and (state.best_metric is None or value <= state.best_metric):
+            name = self.evaluator.metric
+            value, best = self.metrics[name], state.best_metric
+            if math.isfinite(value) and (best is None or badness(name, value) <= badness(name, best)):
                 state.best_metric, state.best_step = value, state.step
             if self.accelerator.is_main_process:
                 state.write(self.output_dir / checkpoint_name(state.step))

@@ -86,7 +86,7 @@ class RunLog:
     def write(self, values: dict[str, float], step: int, metric: str = "") -> None:
         """One report: a line on the terminal, one in the file, and every value to the trackers.
 
-        The terminal gets what is `SHOWN`, all word error rates, the value named `metric` and updates that failed.
+        The terminal gets what is `SHOWN`, all WER and BLEU, the value named `metric` and updates that failed.
         """
         self.accelerator.log({_tracker_name(name): value for name, value in values.items()}, step=step)
         if not self.accelerator.is_main_process:
@@ -120,7 +120,7 @@ def _is_shown(name: str, value: float) -> bool:
     evaluated = MetricName.parse(name)
     if evaluated is None:
         return name in SHOWN or name.endswith(SHOWN_OF_LABELS) or (name in SHOWN_IF_ANY and value > 0)
-    if evaluated.metric == "wer":
+    if evaluated.metric in ("wer", "bleu"):
         return True
     return evaluated.metric in SHOWN and evaluated.split == "" and evaluated.mode == OFFLINE
 

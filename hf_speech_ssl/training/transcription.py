@@ -1,4 +1,4 @@
-"""Fine-tuning: transcripts as labels, what is wrong with them, and error rates during a run."""
+"""Fine-tuning: texts as labels, what is wrong with them, and error rates or BLEU during a run."""
 
 import logging
 import math
@@ -6,17 +6,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import nn
 
 from hf_speech_ssl.data.batch import Batch
-from hf_speech_ssl.decoding import decoder_frames, greedy_decoder, unknown_characters
+from hf_speech_ssl.decoding import Hypothesis, decoder_frames, greedy_decoder, unknown_characters
 from hf_speech_ssl.evaluation import ErrorCounts, count_character_errors, count_word_errors
-from hf_speech_ssl.modeling.feature_extraction_speech_ssl import num_frames
-from hf_speech_ssl.run_folder import OFFLINE, MetricName
+from hf_speech_ssl.evaluation.instances import ChunkClock, Instance, mean_laggings
+from hf_speech_ssl.evaluation.translation import load_metrics, score_translations
+from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SAMPLING_RATE, num_frames
+from hf_speech_ssl.run_folder import LAGGINGS, OFFLINE, MetricName
 
 from .diagnostics import Sums, add, constants, means, reduce, weighted_scalars
 from .evaluators import EvaluationBatches, evaluating, first_batch, one_pass
@@ -136,6 +139,14 @@ def counts_in_words(counts: Mapping[str, int], limit: int = 20) -> str:
     return ", ".join(words[:limit]) + (f" and {len(words) - limit} more" if len(words) > limit else "")
 
 
+class Transcribed(NamedTuple):
+    """An utterance of so many seconds that a model has transcribed."""
+
+    reference: str
+    hypothesis: Hypothesis
+    seconds: float
+
+
 @dataclass(frozen=True)
 class TranscriptEvaluator:
     """Loss, WER and CER of transcripts, for each of some splits and in each of some modes.
@@ -154,10 +165,12 @@ class TranscriptEvaluator:
     examples: list[str] = field(default_factory=list)
     num_examples: int = 3
 
+    marks_best: ClassVar[str] = "wer"
+
     @property
     def metric(self) -> str:
-        """Name of the WER that marks the best checkpoint."""
-        return str(MetricName.among(self.splits, next(iter(self.splits)), "wer"))
+        """Name of the figure that marks the best checkpoint."""
+        return str(MetricName.among(self.splits, next(iter(self.splits)), self.marks_best))
 
     def try_one_batch(self, model: nn.Module) -> None:
         """One batch of each split in each mode, before the first update."""
@@ -184,18 +197,28 @@ class TranscriptEvaluator:
         self, model: nn.Module, split: str, interruption: Interruption, **model_arguments: Any
     ) -> dict[str, float]:
         """`loss`, `wer` and `cer` of one split; the rates are NaN where its references have no word."""
-        device, sums, words, characters = self.accelerator.device, Sums(), ErrorCounts(), ErrorCounts()
-        for batch in one_pass(self.splits, split, self.accelerator, interruption):
-            output, units = self.objective(model, batch, device, **model_arguments)
-            sums = add([sums, weighted_scalars(output, units, self.objective.unit)])
-            if batch.num_examples:
-                references, transcripts = self.objective.texts(batch), self.transcribe(model, output)
-                words += count_word_errors(transcripts, references)
-                characters += count_character_errors(transcripts, references)
-                self.show(references, transcripts)
-        counts = constants(device, **_named("word", words), **_named("character", characters))
+        sums, found = self.transcribe_split(model, split, interruption, **model_arguments)
+        transcripts, references = [one.hypothesis.text for one in found], [one.reference for one in found]
+        words = count_word_errors(transcripts, references)
+        characters = count_character_errors(transcripts, references)
+        counts = constants(self.accelerator.device, **_named("word", words), **_named("character", characters))
         sums = reduce(self.accelerator, add([sums, counts]))
         return {**means(sums), "wer": _rate("word", sums), "cer": _rate("character", sums)}
+
+    def transcribe_split(
+        self, model: nn.Module, split: str, interruption: Interruption, **model_arguments: Any
+    ) -> tuple[Sums, list[Transcribed]]:
+        """Sums of this process's scalars, and its transcripts."""
+        sums, found = Sums(), list[Transcribed]()
+        for batch in one_pass(self.splits, split, self.accelerator, interruption):
+            output, units = self.objective(model, batch, self.accelerator.device, **model_arguments)
+            sums = add([sums, weighted_scalars(output, units, self.objective.unit)])
+            if batch.num_examples:
+                seconds = [samples / SAMPLING_RATE for samples in batch.lengths.tolist()]
+                parts = self.objective.texts(batch), self.transcribe(model, output), seconds
+                found += map(Transcribed, *parts)
+        self.show([one.reference for one in found], [one.hypothesis.text for one in found])
+        return sums, found
 
     def show(self, references: list[str], transcripts: list[str]) -> None:
         """Keep the first few transcripts as examples."""
@@ -203,14 +226,57 @@ class TranscriptEvaluator:
         self.examples.extend(f"  ref: {reference}\n  hyp: {transcript}" for reference, transcript in pairs)
         del self.examples[self.num_examples :]
 
-    def transcribe(self, model: nn.Module, output: Mapping[str, Any]) -> list[str]:
-        """Transcripts by greedy decoding of a model's output; the times of words are of no use here."""
+    def transcribe(self, model: nn.Module, output: Mapping[str, Any]) -> list[Hypothesis]:
+        """Transcripts by greedy decoding of a model's output."""
         bare: Any = self.accelerator.unwrap_model(model)
-        decoder = greedy_decoder(bare, self.objective.processor.tokenizer, seconds_per_frame=0.01)
+        seconds_per_frame = bare.config.inputs_to_logits_ratio / SAMPLING_RATE
+        decoder = greedy_decoder(bare, self.objective.processor.tokenizer, seconds_per_frame)
         frames = decoder_frames(output)
         mask = output.get("attention_mask")  # CTC has none: the best token of padded frames is the blank
         lengths = [frames.shape[1]] * len(frames) if mask is None else mask.sum(-1)
-        return [one[0].text for one in decoder(frames, lengths)]
+        return [best for best, *_ in decoder(frames, lengths)]
+
+
+@dataclass(frozen=True)
+class TranslationEvaluator(TranscriptEvaluator):
+    """Loss, BLEU and chrF of translations; the highest BLEU marks the best checkpoint."""
+
+    marks_best: ClassVar[str] = "bleu"
+
+    def __post_init__(self) -> None:
+        load_metrics()  # so that a run without sacrebleu ends before it begins
+
+    def evaluate_split(
+        self, model: nn.Module, split: str, interruption: Interruption, **model_arguments: Any
+    ) -> dict[str, float]:
+        """`loss`, `bleu` and `chrf` of one split, and `al`, `laal` and `yaal` in chunks, in ms.
+
+        They are those of all processes' texts together. The laggings are NaN where no word came early enough.
+        """
+        sums, found = self.transcribe_split(model, split, interruption, **model_arguments)
+        config: Any = self.accelerator.unwrap_model(model).config
+        chunk_frames = model_arguments.get("chunk_size", 0)
+        lookahead = config.num_lookahead_chunks if chunk_frames else 0
+        clock = ChunkClock(config.inputs_to_logits_ratio / SAMPLING_RATE, chunk_frames, lookahead)
+        instances: list[Instance] = gather_object(
+            [
+                Instance(
+                    index,
+                    one.hypothesis.text,
+                    clock.delays(one.hypothesis.words or [], one.seconds),
+                    one.reference,
+                    1000 * one.seconds,
+                    [],
+                )
+                for index, one in enumerate(found)
+            ]
+        )
+        scores = score_translations([one.prediction for one in instances], [one.reference for one in instances])
+        metrics = {**means(reduce(self.accelerator, sums)), **{name: one.value for name, one in scores.items()}}
+        if chunk_frames:
+            laggings = mean_laggings(instances)
+            metrics |= {name: math.nan if (value := laggings[name]) is None else value for name in LAGGINGS}
+        return metrics
 
 
 def _named(unit: str, counts: ErrorCounts) -> dict[str, float]:
