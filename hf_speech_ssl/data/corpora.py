@@ -31,6 +31,7 @@ from .builders import (
 )
 from .folders import SPLITS, CorpusReport, FolderCorpus, read_folder, split_word
 from .tables import PATH_COLUMNS, TABLE_SUFFIXES, Table, read_table
+from .translation_corpora import find_translation_corpus
 
 __all__ = [
     "CorpusReport",
@@ -62,7 +63,7 @@ def load_corpus(
     Args:
         name_or_path: the id of a Hub data set; a local folder of audio files (with or without `metadata.csv`), of
             parquet files or made by `save_to_disk`; a parquet, arrow or tar file; a table that lists audio files
-            (csv, tsv, json lines); or `synthetic`.
+            (csv, tsv, json lines); MuST-C or CoVoST as they are unpacked (see `translation_corpora`); or `synthetic`.
         config_name: the configuration of a Hub data set, or the options of `synthetic` as one string, such as
             "full" or "sentences=500,grammar=full,seed=1" (see `hf_speech_ssl.data.synthetic.parse_synthetic_options`).
         split: the split's name, or several joined by `+`; map-style data sets also take slices: `train[:10%]`.
@@ -164,6 +165,9 @@ def _open(name: str, named: dict[str, Any], synthetic_options: dict[str, Any], a
         load = partial(_load_saved, path)
     elif audio_column != "audio" and any(audio_column in one.columns for one in _find_tables(path).values()):
         load = partial(_load_table, name, _find_tables(path), audio_column)
+    elif path.is_dir() and not is_packed(path) and (splits := find_translation_corpus(path)):
+        hint = f" They were read from {', '.join(str(one.path) for one in list(splits.values())[:3])}."
+        load = partial(_load_table, name, splits, audio_column)
     elif (path.is_dir() and not is_packed(path)) and (folder := read_folder(path)):
         hint = f" It was read as a folder of audio files.{''.join(f' {remark}.' for remark in folder.remarks)}"
         return _Source(_as_source(partial(_load_folder, folder)), hint, partial(_report_folder, folder))
