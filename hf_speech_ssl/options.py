@@ -99,7 +99,7 @@ class EndpointOptions:
             raise ValueError(
                 "A voice detector needs to know when speech is over: give --silence_seconds too, such as 0.8."
             )
-        if not (0 < self.voice_threshold < 1 and 0 <= self.padding_seconds < float("inf")):
+        if not (0 <= self.voice_threshold <= 1 and 0 <= self.padding_seconds < float("inf")):
             raise ValueError(
                 f"--voice_threshold must be between 0 and 1 and --padding_seconds at least 0, got "
                 f"{self.voice_threshold} and {self.padding_seconds}."

@@ -27,6 +27,7 @@ from hf_speech_ssl.cli import main
 from hf_speech_ssl.recognition.long_form import LongFormRecognizer
 from hf_speech_ssl.recognition.recognizer import Recognizer
 from hf_speech_ssl.recognition.streaming import StreamingBatch, StreamingTranscriber
+from hf_speech_ssl.recognition.voice import VoiceDetector
 from hf_speech_ssl.serving.app import build_app, build_service
 from hf_speech_ssl.serving.engine import Busy, Engine
 from hf_speech_ssl.serving.limits import Access, Limits, Refused, read_tokens
@@ -60,7 +61,7 @@ class Collector:
 
     def __call__(self, update):
         self.updates.append(update)
-        if update.hypothesis is not None or update.error is not None:
+        if update.ended or update.error is not None:
             self.over.set()
 
 
@@ -72,9 +73,9 @@ def engine(recognizer):
 
 
 @contextmanager
-def serving(recognizer: Recognizer, tokens: tuple[str, ...] = (), **limits):
+def serving(recognizer: Recognizer, tokens: tuple[str, ...] = (), detector: VoiceDetector | None = None, **limits):
     """A server on the loopback address: its service, the server itself, and its port."""
-    service = build_service(recognizer, "tiny", CHUNK_MS, limits=Limits(**limits), tokens=tokens)
+    service = build_service(recognizer, "tiny", CHUNK_MS, limits=Limits(**limits), tokens=tokens, detector=detector)
     server = _Server(uvicorn.Config(build_app(service), port=0, log_level="error"), service, shutdown_seconds=20)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -183,8 +184,9 @@ def test_random_interleavings_give_everyone_their_own_text(recognizer, engine, s
         if live.gone:
             continue
         assert listener.over.wait(60)
-        finals = [update.text.final for update in listener.updates]
-        assert finals[-1] == text_of(recognizer, audio[number])
+        told = [event for update in listener.updates for event in update.events]
+        finals = [event.final if event.type == "partial" else event.text for event in told if "text" in vars(event)]
+        assert finals[-1] == text_of(recognizer, audio[number]) and told[-1].type == "final"
         assert all(later.startswith(earlier) for earlier, later in zip(finals, finals[1:], strict=False))
         assert listener.updates[-1].seconds == len(audio[number]) / 16_000
         texts.add(finals[-1])

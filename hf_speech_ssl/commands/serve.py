@@ -45,7 +45,9 @@ def serve(options: ServeOptions, loading: LoadingOptions) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
     WebSocket /v1/realtime speaks the events of OpenAI's and vLLM's realtime clients; POST /v1/audio/transcriptions
-    takes files; /health and /metrics are for those who run it.
+    takes files; /health and /metrics are for those who run it. Clients commit by hand, or ask for turn_detection of
+    type server_vad: the server then finds the ends of turns, by silero-vad if it is installed (extra vad), else by
+    what the model finds no words in.
 
     Raises:
         ImportError: the libraries of the server are not installed.

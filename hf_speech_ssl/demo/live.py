@@ -155,7 +155,7 @@ class LiveTranscripts:
             last, problem = True, f"Recordings end after {MAX_SECONDS / 60:g} minutes here."
         if last:
             live.finish()
-            recording.latest.wait_for(lambda update: update.hypothesis is not None)
+            recording.latest.wait_for(lambda update: update.ended)
             recording.ended = True
         return problem
 
@@ -174,7 +174,7 @@ def _read(message: Any) -> tuple[str, int, float, NDArray[np.int16], bool]:
 
 
 def _answer(recording: _Recording, problem: str) -> dict[str, Any]:
-    text = recording.latest.update.text
+    text = recording.latest.text
     return {
         "final": text.final,
         "tentative": text.text[len(text.final) :],  # with the space between the two

@@ -68,6 +68,14 @@ class SileroDetector:
         return float(probability[0, 0]), (memory, window[-_CONTEXT:])
 
 
+def installed_detector() -> VoiceDetector | None:
+    """silero-vad, where it is installed."""
+    try:
+        return SileroDetector()
+    except ImportError:
+        return None
+
+
 def _missing(name: str) -> str:
     return f"The voice detector needs {name}, which is not installed: pip install 'hf-speech-ssl[vad]'."
 

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from ..recognition.recognizer import Recognizer
 from ..recognition.streaming import StreamingBatch, bounded_left_context
+from ..recognition.voice import VoiceDetector, installed_detector
 from .engine import Engine
 from .files import FORMATS, FileRequest, FileTranscriber, as_json, as_text
 from .limits import Access, Limits, Refused
@@ -65,6 +66,7 @@ def build_service(
     left_context_chunks: int | None = None,
     limits: Limits | None = None,
     tokens: tuple[str, ...] = (),
+    detector: VoiceDetector | None = None,
 ) -> Service:
     """Make what a server needs of a model.
 
@@ -73,6 +75,7 @@ def build_service(
         chunk_duration_ms, left_context_chunks: as in [`StreamingBatch`], but with a bound on what a stream remembers
             ([`bounded_left_context`]); for a model that streams.
         tokens: see [`Access`].
+        detector: finds the turns of clients who ask for it; by default silero-vad, where it is installed.
 
     Raises:
         ValueError: the model has no such chunks.
@@ -81,7 +84,13 @@ def build_service(
     engine = None
     if recognizer.works_in_chunks:
         past = bounded_left_context(recognizer.model.config, chunk_duration_ms, left_context_chunks)
-        batch = StreamingBatch(recognizer.model, recognizer.processor, chunk_duration_ms, past)
+        batch = StreamingBatch(
+            recognizer.model,
+            recognizer.processor,
+            chunk_duration_ms,
+            past,
+            detector=detector or installed_detector(),
+        )
         engine = live = Engine(batch, chunk_duration_ms, limits.max_streams, metrics)
         metrics.watch(lambda: len(live.streams), lambda: sum(one.seconds_waiting for one in list(live.streams)))
     access = Access(tokens, limits.requests_per_minute)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Condition, Thread
 from typing import Protocol
@@ -19,8 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.audio import check_rate
-from ..decoding import Hypothesis, StreamingText
-from ..recognition.streaming import Stream, StreamingBatch
+from ..decoding import StreamingText
+from ..options import EndpointOptions
+from ..recognition.events import Event, FinalEvent, PartialEvent
+from ..recognition.stream import Stream
+from ..recognition.streaming import StreamingBatch
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +34,18 @@ class Busy(Exception):
 
 @dataclass(frozen=True)
 class Update:
-    """What a stream has become.
+    """What has happened in a stream since the update before. A listener that is slow must keep the events of all.
 
     Attributes:
-        text: so far.
+        events: in order; segments that have ended have a `FinalEvent` with their text, words and times.
         seconds: of audio that has been taken in.
-        hypothesis: the whole transcript with the times of words, at the end of the stream.
-        error: why the stream has ended without a transcript.
+        ended: whether the stream is over, and this was all.
+        error: why the stream has ended before its end.
     """
 
-    text: StreamingText
+    events: Sequence[Event]
     seconds: float
-    hypothesis: Hypothesis | None = None
+    ended: bool = False
     error: BaseException | None = None
 
 
@@ -57,15 +60,21 @@ class Observer(Protocol):
 
 
 class Latest:
-    """A listener that keeps the latest update, for a thread that waits for it."""
+    """A listener that keeps the text of the latest segment, for a thread that waits for it."""
 
     def __init__(self) -> None:
-        self.update = Update(StreamingText("", ""), 0.0)
+        self.update = Update((), 0.0)
+        self.text = StreamingText("", "")
         self._changed = Condition()
 
     def __call__(self, update: Update) -> None:
         with self._changed:
             self.update = update
+            for event in update.events:
+                if isinstance(event, PartialEvent):
+                    self.text = StreamingText(event.text, event.final)
+                elif isinstance(event, FinalEvent):
+                    self.text = StreamingText(event.text, event.text)
             self._changed.notify_all()
 
     def wait_for(self, enough: Callable[[Update], bool]) -> Update:
@@ -88,10 +97,13 @@ class LiveStream:
         engine: that it belongs to.
         rate: of its samples, in Hz.
         listener: is called in the engine's thread, after every round that took samples of this stream.
+        endpoints: rules that end its segments; those of the batch if absent.
     """
 
-    def __init__(self, engine: Engine, rate: float, listener: Callable[[Update], None]):
-        self.engine, self.rate, self.listener = engine, rate, listener
+    def __init__(
+        self, engine: Engine, rate: float, listener: Callable[[Update], None], endpoints: EndpointOptions | None
+    ):
+        self.engine, self.rate, self.listener, self.endpoints = engine, rate, listener, endpoints
         self.stream: Stream | None = None  # of the batch, which the engine's thread alone may touch
         self.waiting: deque[tuple[NDArray[np.int16], float]] = deque()  # blocks, and when they came
         self.samples_waiting = 0
@@ -119,7 +131,7 @@ class LiveStream:
                 self.engine.changed.notify()
 
     def finish(self) -> None:
-        """Say that no samples will come: the listener gets the hypothesis once all are transcribed."""
+        """Say that no samples will come: the listener gets the last update once all are transcribed."""
         with self.engine.changed:
             self.ending = True
             self.engine.changed.notify()
@@ -175,11 +187,19 @@ class Engine:
         """Whether streams are served."""
         return self._thread.is_alive() and not self.closing
 
-    def join(self, listener: Callable[[Update], None], rate: float = 16_000) -> LiveStream:
+    @property
+    def detects_voices(self) -> bool:
+        """Whether rules of streams may ask for a voice detector."""
+        return self.batch.detector is not None
+
+    def join(
+        self, listener: Callable[[Update], None], rate: float = 16_000, endpoints: EndpointOptions | None = None
+    ) -> LiveStream:
         """A new stream.
 
         Args:
             rate: of its samples, in Hz.
+            endpoints: rules that end its segments; those of the batch by default.
 
         Raises:
             AudioError: there is no such rate.
@@ -191,7 +211,7 @@ class Engine:
                 raise Busy("The server is closing; connect to another one.")
             if sum(not one.gone for one in self.streams) >= self.max_streams:
                 raise Busy(f"{self.max_streams} streams are open, as many as this server takes; try again later.")
-            live = LiveStream(self, rate, listener)
+            live = LiveStream(self, rate, listener, endpoints)
             self.streams.append(live)
             return live
 
@@ -205,7 +225,7 @@ class Engine:
         for one in left:
             one.stream = None
             if not one.gone:
-                one.listener(Update(StreamingText("", ""), 0.0, error=Busy("The server has closed.")))
+                one.listener(Update((), 0.0, error=Busy("The server has closed.")))
 
     def _run(self) -> None:
         try:
@@ -217,7 +237,7 @@ class Engine:
                 self.failure = error
                 left, self.streams = self.streams, []
             for live in left:
-                live.listener(Update(StreamingText("", ""), 0.0, error=error))
+                live.listener(Update((), 0.0, error=error))
 
     def _round(self) -> bool:
         """Wait for work and do what there is for every stream; false once the engine closes."""
@@ -233,8 +253,9 @@ class Engine:
             self.streams = [one for one in self.streams if not one.gone and one not in ending]
         self.batch.leave(*(one.stream for one in gone if one.stream is not None))
         began = time.monotonic()
-        updates = self._feed({live: block for live, (block, _) in taken.items()})
-        updates |= self._finish(ending)
+        self._feed({live: block for live, (block, _) in taken.items()})
+        self.batch.finish(*map(self._stream, ending))
+        updates = {one: self._update(one, ended=one in ending) for one in dict.fromkeys([*taken, *ending])}
         if self.observer is not None and taken:
             now = time.monotonic()
             audio_seconds = sum(len(block) / one.rate for one, (block, _) in taken.items())
@@ -246,27 +267,21 @@ class Engine:
                 live.listener(update)
         return True
 
-    def _feed(self, blocks: dict[LiveStream, NDArray[np.int16]]) -> dict[LiveStream, Update]:
+    def _feed(self, blocks: dict[LiveStream, NDArray[np.int16]]) -> None:
         """Feed the batch, all streams of a rate at once."""
-        updates: dict[LiveStream, Update] = {}
         for rate in {one.rate for one in blocks}:
             of_rate = {one: block for one, block in blocks.items() if one.rate == rate}
             self.batch.feed({self._stream(one): block for one, block in of_rate.items()}, rate)
             for live, block in of_rate.items():
                 live.samples_taken += len(block)
-                updates[live] = Update(self.batch.text(self._stream(live)), live.samples_taken / live.rate)
-        return updates
 
-    def _finish(self, ending: list[LiveStream]) -> dict[LiveStream, Update]:
-        finished = self.batch.finish_hypotheses(*map(self._stream, ending))
-        updates = {}
-        for live, (best, *_) in zip(ending, finished, strict=True):
-            text = StreamingText(best.text, best.text)
-            updates[live] = Update(text, live.samples_taken / live.rate, hypothesis=best)
+    def _update(self, live: LiveStream, ended: bool) -> Update:
+        update = Update(self.batch.events(self._stream(live)), live.samples_taken / live.rate, ended)
+        if ended:
             live.stream = None
-        return updates
+        return update
 
     def _stream(self, live: LiveStream) -> Stream:
         if live.stream is None:
-            live.stream = self.batch.join()
+            live.stream = self.batch.join(live.endpoints)
         return live.stream

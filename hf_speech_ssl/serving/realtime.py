@@ -4,11 +4,9 @@ Two dialects are spoken, and a client's first events tell which it speaks:
 
 - that of OpenAI's transcription sessions: `session.update` with a `session` object, 24 kHz unless it names a rate;
   `input_audio_buffer.append`, `.commit` and `.clear`. Back come `conversation.item.input_audio_transcription.delta`
-  while audio comes in, and `.completed` after a commit.
+  while audio comes in, and `.completed` after a commit, or at the end of a turn if the session has `turn_detection`.
 - that of vLLM: `session.update` with a `model`, 16 kHz; `commit` with `final: false` begins, with `final: true` ends.
   Back come `transcription.delta` and `transcription.done`.
-
-The deltas of an utterance put together are its transcript. They bring words that will not change any more.
 """
 
 from __future__ import annotations
@@ -27,16 +25,13 @@ from typing import Any
 import numpy as np
 
 from ..data.audio import AudioError, check_rate
+from ..recognition.events import Event
 from .engine import Busy, Engine, LiveStream, Update
 from .limits import Limits
+from .turn_detection import TurnDetection
+from .turns import OpenAITurns, Turns, VLLMTurns
 
 OPENAI_RATE, VLLM_RATE = 24_000, 16_000  # Hz, of clients that name none
-_TRANSCRIPTION = "conversation.item.input_audio_transcription"
-# The fields of a session that change something here; `session.updated` names the others that came.
-_FIELDS: dict[str, Any] = {
-    "type": {},
-    "audio": {"input": {"format": {"type": {}, "rate": {}}, "transcription": {"model": {}}, "turn_detection": {}}},
-}
 
 
 class BadEvent(ValueError):
@@ -58,25 +53,26 @@ class SessionOver(Exception):
 
 @dataclass
 class _Utterance:
-    """What is said between two commits.
+    """What comes between two commits of a client: one stream, of one or more turns.
 
     Attributes:
-        name: its id.
         live: its stream.
-        sent: how much of its text the client has.
+        events: that the client has not been told of.
         update: the latest one.
-        changed, taken: set when there is a later one, for who writes to the client and who reads from it.
+        cleared: whether the client has dropped it.
+        changed, taken: set when there is a later update, for who writes to the client and who reads from it.
     """
 
-    name: str
     live: LiveStream
-    sent: int = 0
+    events: list[Event] = field(default_factory=list)
     update: Update | None = None
+    cleared: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     taken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def note(self, update: Update) -> None:
         """Take what the engine has to say."""
+        self.events += update.events
         self.update = update
         self.changed.set()
         self.taken.set()
@@ -101,11 +97,12 @@ class RealtimeSession:
         self.engine, self.model, self.limits, self._send = engine, model, limits, send
         self.name = f"sess_{uuid.uuid4().hex}"
         self.vllm = False
+        self.turn_detection: TurnDetection | None = None
         self.rate: float = OPENAI_RATE
         self.seconds = 0.0  # of audio in all
         self._utterance: _Utterance | None = None
         self._writer: asyncio.Task[None] | None = None
-        self._previous: str | None = None
+        self._turns: Turns = OpenAITurns()
 
     async def start(self) -> None:
         """Greet the client."""
@@ -128,8 +125,12 @@ class RealtimeSession:
 
     async def finish(self) -> None:
         """Transcribe what is left, as after a commit."""
-        if self._utterance is not None:
-            await self._commit()
+        utterance, writer = self._utterance, self._writer
+        if utterance is not None and writer is not None:
+            utterance.live.finish()
+            await writer
+            self._utterance = self._writer = None
+            utterance.check()
 
     def abandon(self) -> None:
         """Drop what is left, because the client has gone."""
@@ -151,8 +152,7 @@ class RealtimeSession:
             if event.get("final", True):
                 await self._commit()
         elif kind == "input_audio_buffer.clear":
-            self.abandon()
-            await self._event("input_audio_buffer.cleared")
+            await self._clear()
         else:
             raise BadEvent(
                 "unknown_event",
@@ -169,21 +169,32 @@ class RealtimeSession:
         if source.get("type", "transcription") != "transcription":
             raise BadEvent("unsupported", f"Sessions are of type 'transcription' here, not {source['type']!r}.")
         audio = _object(_object(source.get("audio"), "audio").get("input"), "input")
-        if audio.get("turn_detection") is not None:
-            raise BadEvent("unsupported", "turn_detection must be null: send input_audio_buffer.commit at an end.")
         self._check_model(_object(audio.get("transcription"), "transcription").get("model"))
         form = _object(audio.get("format"), "format")
         if form.get("type", "audio/pcm") != "audio/pcm":
             raise BadEvent("unsupported", f"Audio must come as audio/pcm, 16-bit mono, not as {form['type']!r}.")
-        rate = form.get("rate", self.rate)
-        if rate != self.rate and self._utterance is not None:
-            raise BadEvent("unsupported", "The rate cannot change before the audio so far has been committed.")
+        rate, detection = form.get("rate", self.rate), self.turn_detection
+        if "turn_detection" in audio:
+            detection = _turn_detection(audio["turn_detection"])
+        if (rate, detection) != (self.rate, self.turn_detection) and self._utterance is not None:
+            raise BadEvent(
+                "unsupported",
+                "The rate and turn_detection cannot change while there is audio that is neither committed nor "
+                "cleared: send input_audio_buffer.commit or .clear before.",
+            )
         try:
             self.rate = check_rate(rate, "format")
         except AudioError as error:
             raise BadEvent("invalid_value", error.detail) from error
-        ignored = _unknown(source, _FIELDS)
+        self.turn_detection = detection
+        ignored = _unknown(source, self._fields())
         await self._event("session.updated", session=self._describe(), **({"ignored": ignored} if ignored else {}))
+
+    def _fields(self) -> dict[str, Any]:
+        """The fields of a session that change something here; `session.updated` names the others that came."""
+        turns = TurnDetection.fields(self.engine.detects_voices)
+        audio = {"format": {"type": {}, "rate": {}}, "transcription": {"model": {}}, "turn_detection": turns}
+        return {"type": {}, "audio": {"input": audio}}
 
     def _check_model(self, name: Any) -> None:
         if name not in (None, self.model):
@@ -191,7 +202,7 @@ class RealtimeSession:
 
     def _speak_vllm(self) -> None:
         if not self.vllm and self._utterance is None:
-            self.vllm, self.rate = True, VLLM_RATE
+            self.vllm, self.rate, self.turn_detection, self._turns = True, VLLM_RATE, None, VLLMTurns()
 
     async def _append(self, audio: Any) -> None:
         try:
@@ -221,54 +232,50 @@ class RealtimeSession:
             with contextlib.suppress(RuntimeError):  # the loop has closed, and with it the connection
                 loop.call_soon_threadsafe(holder[0].note, update)
 
-        live = self.engine.join(listen, self.rate)
-        holder.append(_Utterance(f"item_{uuid.uuid4().hex}", live))
+        detection = self.turn_detection
+        rules = None if detection is None else detection.rules(self.engine.detects_voices)
+        holder.append(_Utterance(self.engine.join(listen, self.rate, rules)))
+        self._turns.begin(self.seconds, detected=detection is not None)
         self._writer = asyncio.create_task(self._write(holder[0]))
         # A client that has gone ends it by an error, which the connection's own end tells of.
         self._writer.add_done_callback(lambda task: task.cancelled() or task.exception())
         return holder[0]
 
     async def _commit(self) -> None:
-        utterance, writer = self._utterance, self._writer
-        if utterance is None or writer is None:
+        if self._utterance is None:
             raise BadEvent("input_audio_buffer_commit_empty", "No audio came since the last commit.")
-        utterance.live.finish()
-        if not self.vllm:
-            await self._event("input_audio_buffer.committed", item_id=utterance.name, previous_item_id=self._previous)
-        await writer
-        self._previous, self._utterance, self._writer = utterance.name, None, None
-        utterance.check()
+        completed = self._turns.completed
+        await self.finish()
+        if self._turns.completed == completed:
+            raise BadEvent("input_audio_buffer_commit_empty", "Nobody has spoken since the last turn.")
+
+    async def _clear(self) -> None:
+        """Drop the audio that is left; turns that have ended are still told."""
+        utterance, writer = self._utterance, self._writer
+        if utterance is not None and writer is not None:
+            utterance.live.leave()
+            utterance.cleared = True
+            utterance.changed.set()
+            await writer
+        self._utterance = self._writer = None
+        await self._event("input_audio_buffer.cleared")
 
     async def _write(self, utterance: _Utterance) -> None:
-        """Send deltas while the text grows, and the transcript at its end."""
+        """Tell the client what happens in the stream, to its end."""
         while True:
             await _wait(utterance.changed)
-            update = utterance.update
-            assert update is not None
-            if update.error is not None:
+            update, cleared = utterance.update, utterance.cleared
+            events, utterance.events = utterance.events, []
+            for event in events:
+                for kind, values in self._turns.tell(event):
+                    await self._event(kind, **values)
+            if update is not None and update.error is not None:
                 await self._error("server_error", "transcription_failed", "The model failed; its log says why.", {})
+            if cleared or (update is not None and (update.ended or update.error is not None)):
                 return
-            text = update.text.final
-            if delta := text[utterance.sent :]:
-                utterance.sent = len(text)
-                if self.vllm:
-                    await self._event("transcription.delta", delta=delta)
-                else:
-                    await self._event(f"{_TRANSCRIPTION}.delta", item_id=utterance.name, content_index=0, delta=delta)
-            if update.hypothesis is not None:
-                await self._complete(utterance.name, text, update.seconds)
-                return
-
-    async def _complete(self, item: str, text: str, seconds: float) -> None:
-        usage = {"type": "duration", "seconds": round(seconds, 3)}
-        if self.vllm:
-            await self._event("transcription.done", text=text, usage=usage)
-        else:
-            await self._event(
-                f"{_TRANSCRIPTION}.completed", item_id=item, content_index=0, transcript=text, usage=usage
-            )
 
     def _describe(self) -> dict[str, Any]:
+        detection = self.turn_detection
         return {
             "id": self.name,
             "object": "realtime.transcription_session",
@@ -277,7 +284,7 @@ class RealtimeSession:
                 "input": {
                     "format": {"type": "audio/pcm", "rate": self.rate},
                     "transcription": {"model": self.model},
-                    "turn_detection": None,
+                    "turn_detection": None if detection is None else detection.describe(self.engine.detects_voices),
                 }
             },
         }
@@ -319,6 +326,20 @@ def _unknown(values: dict[str, Any], known: dict[str, Any], above: str = "") -> 
         elif isinstance(value, dict):
             found += _unknown(value, known[name], f"{above}{name}.")
     return found
+
+
+def _turn_detection(value: Any) -> TurnDetection | None:
+    if value is None:
+        return None
+    values = _object(value, "turn_detection")
+    if values.get("type") != "server_vad":
+        raise BadEvent(
+            "unsupported", f"turn_detection must be null or of type 'server_vad', not {values.get('type')!r}."
+        )
+    try:
+        return TurnDetection.of(values)
+    except ValueError as error:
+        raise BadEvent("invalid_value", str(error)) from error
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:
