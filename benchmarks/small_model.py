@@ -3,7 +3,8 @@
     python benchmarks/small_model.py --folders an4 speechocean speech_commands
 
 Folders hold audio files and a `metadata.csv` with the columns `file_name`, `text` and `speaker_id`. A seventh of each
-folder's speakers is left out of everything and transcribed at the end. An interrupted command continues where it was.
+folder's speakers is left out of everything and transcribed at the end; the card quotes the error rates. An interrupted
+command continues where it was.
 """
 
 import argparse
@@ -20,7 +21,12 @@ TEST_SHARE = 7  # one of so many speakers
 SEED = 9  # of the split
 DURATIONS_MS = (160, 320, 640, 1280)
 KEPT = ("*.json", "*.md", "*.png", "*.safetensors")  # files of the run folder that make the model
-NOT_KEPT = ("run_arguments.json", "training_state.json")
+LEFT = ("run_arguments.json", "training_state.json", "evaluation-")  # beginnings of the names of files that stay
+CODE_BESIDE = "The model's code lies beside its weights, and `trust_remote_code=True` runs it. With the package"
+CODE_HERE = (
+    "In this repository the model's code is that of the package: `import hf_speech_ssl` first. On the Hub it lies "
+)
+CODE_HERE += "beside the weights, and `trust_remote_code=True` runs it; with the package"
 
 
 def split(folders: list[Path]) -> tuple[list[Utterance], dict[str, list[Utterance]]]:
@@ -50,8 +56,8 @@ def main() -> None:
     """Pretrain, fine-tune, evaluate, and copy the model."""
     options = parse_options()
     training, test = split(options.folders)
-    table = write_table(options.work_dir / "training.jsonl", training)
-    pretrained, finetuned = options.work_dir / "pretrained", options.work_dir / "ctc"
+    table = write_table(options.work_dir / f"{'+'.join(folder.name for folder in options.folders)}.jsonl", training)
+    pretrained, finetuned = options.work_dir / "pretrained", options.work_dir / options.output_dir.name
     shared = {"dataset_name": table, "seed": 0}
     call_script(
         "pretraining_scripts/run_chunkssl.py",
@@ -82,15 +88,18 @@ def main() -> None:
     )
     print("| left-out speakers of | WER %, offline | " + " | ".join(f"{one} ms" for one in DURATIONS_MS) + " |")
     for name, utterances in test.items():
-        test_table = write_table(options.work_dir / f"test-{name}.jsonl", utterances)
-        report = options.work_dir / f"evaluation-{name}.json"
+        test_table = write_table(options.work_dir / f"{name}-left-out-speakers.jsonl", utterances)
+        report = finetuned / f"evaluation-{name}.json"
         arguments = [str(finetuned), str(test_table), "--split_name", "train", "--output_file", str(report)]
         hf_speech_ssl(["evaluate", *arguments, "--chunk_durations_ms", *map(str, DURATIONS_MS)])
         modes = json.loads(report.read_text())["modes"]
         print(f"| {name} | " + " | ".join(f"{100 * mode['wer']['value']:.1f}" for mode in modes.values()) + " |")
+    hf_speech_ssl(["card", str(finetuned), "--language", "en"])
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    for file in [file for pattern in KEPT for file in finetuned.glob(pattern) if file.name not in NOT_KEPT]:
+    for file in [file for pattern in KEPT for file in finetuned.glob(pattern) if not file.name.startswith(LEFT)]:
         shutil.copy(file, options.output_dir)
+    card = options.output_dir / "README.md"
+    card.write_text(card.read_text(encoding="utf-8").replace(CODE_BESIDE, CODE_HERE), encoding="utf-8")
 
 
 if __name__ == "__main__":
