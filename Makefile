@@ -10,7 +10,7 @@ CONSTRAINTS := constraints.txt
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(addprefix -c ,$(CONSTRAINTS)) -e '.[synthetic,lm,demo,export,serve,translation,vad,dev]'
+	$(BIN)/python -m pip install --quiet $(addprefix -c ,$(CONSTRAINTS)) -e '.[synthetic,lm,demo,export,serve,translation,units,vad,dev]'
 	touch $(READY)
 
 test: $(READY)

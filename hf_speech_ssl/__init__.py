@@ -15,8 +15,22 @@ if TYPE_CHECKING:
     from .modeling.configuration_chunkssl import ChunkSSLConfig
     from .modeling.configuration_fsq import FSQConfig
     from .modeling.feature_extraction_speech_ssl import SpeechSSLFeatureExtractor
-    from .modeling.modeling_birq import BiRQForCTC, BiRQForPreTraining, BiRQForRNNT, BiRQModel
-    from .modeling.modeling_chunkssl import ChunkSSLForCTC, ChunkSSLForPreTraining, ChunkSSLForRNNT, ChunkSSLModel
+    from .modeling.modeling_birq import (
+        BiRQForAudioFrameClassification,
+        BiRQForCTC,
+        BiRQForPreTraining,
+        BiRQForRNNT,
+        BiRQForSequenceClassification,
+        BiRQModel,
+    )
+    from .modeling.modeling_chunkssl import (
+        ChunkSSLForAudioFrameClassification,
+        ChunkSSLForCTC,
+        ChunkSSLForPreTraining,
+        ChunkSSLForRNNT,
+        ChunkSSLForSequenceClassification,
+        ChunkSSLModel,
+    )
     from .modeling.modeling_fsq import FSQModel
 
 __version__ = "0.1.0"
@@ -24,14 +38,18 @@ __version__ = "0.1.0"
 _MODULES = {**class_modules(), "SpeechSSLFeatureExtractor": "feature_extraction_speech_ssl"}
 __all__ = [
     "BiRQConfig",
+    "BiRQForAudioFrameClassification",
     "BiRQForCTC",
     "BiRQForPreTraining",
     "BiRQForRNNT",
+    "BiRQForSequenceClassification",
     "BiRQModel",
     "ChunkSSLConfig",
+    "ChunkSSLForAudioFrameClassification",
     "ChunkSSLForCTC",
     "ChunkSSLForPreTraining",
     "ChunkSSLForRNNT",
+    "ChunkSSLForSequenceClassification",
     "ChunkSSLModel",
     "FSQConfig",
     "FSQModel",

@@ -14,6 +14,7 @@ from .commands.card import CardOptions, card
 from .commands.demo import DemoOptions, demo
 from .commands.evaluate import EvaluateOptions, evaluate
 from .commands.export import ExportOptions, export
+from .commands.extract import ExtractOptions, features, units
 from .commands.language_model import NGramOptions, TuneOptions, ngram, tune
 from .commands.picture import PictureOptions, picture
 from .commands.presets import PresetsOptions, presets
@@ -25,9 +26,11 @@ from .commands.transcribe import TranscribeOptions, transcribe
 from .options import (
     DecodingOptions,
     EndpointOptions,
+    FrameOptions,
     LoadingOptions,
     OptionParser,
     ReadingOptions,
+    UnitOptions,
     add_options,
     make_options,
 )
@@ -81,6 +84,18 @@ COMMANDS = (
         probe,
         "measure what each layer of a pretrained encoder knows of phones",
         (ProbeOptions, ReadingOptions, LoadingOptions),
+        {"split_name": "train"},
+    ),
+    Command(
+        features,
+        "write the frames of an encoder's layers, with times, as a data set",
+        (ExtractOptions, FrameOptions, ReadingOptions, LoadingOptions),
+        {"split_name": "train"},
+    ),
+    Command(
+        units,
+        "write units of recordings, clusters or the model's own labels, with times, as a data set",
+        (ExtractOptions, UnitOptions, FrameOptions, ReadingOptions, LoadingOptions),
         {"split_name": "train"},
     ),
     Command(picture, "draw what pretraining masks and asks of a recording", (PictureOptions, LoadingOptions)),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Fields = tuple[str, ...]
 Labels = Mapping[str, Fields]
 
-HEADS = ("base", "pretraining", "ctc", "rnnt")
+HEADS = ("base", "pretraining", "ctc", "rnnt", "classification", "frame_classification")
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,8 @@ class Family:
             return [*self.fields, *self.ctc_fields]
         if head == "rnnt":
             return [*self.fields, *self.ctc_fields, *TRANSDUCER_HEAD]
+        if head in ("classification", "frame_classification"):
+            return [*self.fields, *CLASSIFICATION_HEAD]
         labels = self.label_fields.get(getattr(config, "label_kind", ""), ())
         return [*self.fields, *self.pretraining_fields, *labels]
 
@@ -196,6 +198,7 @@ TRANSDUCER_HEAD = (
     *("decoder_kind", "decoder_hidden_size", "num_decoder_layers", "decoder_attention_window", "joint_hidden_size"),
     *("ctc_loss_weight", "num_time_masks", "max_time_mask_share", "num_feature_masks", "max_feature_mask_width"),
 )
+CLASSIFICATION_HEAD = ("use_weighted_layer_sum", "classifier_proj_size", "final_dropout")
 CODEBOOKS = (
     *("codebook_size", "codebook_dim", "num_codebooks", "codebook_distance", "codebook_refinements"),
     *("projection_kind", "label_normalization", "second_codebook_size", "distillation_loss_weight"),
@@ -228,6 +231,8 @@ FAMILIES = (
             "pretraining": "modeling_birq:BiRQForPreTraining",
             "ctc": "modeling_birq:BiRQForCTC",
             "rnnt": "modeling_birq:BiRQForRNNT",
+            "classification": "modeling_birq:BiRQForSequenceClassification",
+            "frame_classification": "modeling_birq:BiRQForAudioFrameClassification",
         },
         presets="birq",
         script="pretraining_scripts/run_birq.py",
@@ -270,6 +275,8 @@ FAMILIES = (
             "pretraining": "modeling_chunkssl:ChunkSSLForPreTraining",
             "ctc": "modeling_chunkssl:ChunkSSLForCTC",
             "rnnt": "modeling_chunkssl:ChunkSSLForRNNT",
+            "classification": "modeling_chunkssl:ChunkSSLForSequenceClassification",
+            "frame_classification": "modeling_chunkssl:ChunkSSLForAudioFrameClassification",
         },
         presets="chunkssl",
         script="pretraining_scripts/run_chunkssl.py",

@@ -59,6 +59,50 @@ class ReadingOptions:
 
 
 @dataclass(frozen=True)
+class FrameOptions:
+    """Which frames of an encoder are taken, and how long recordings are encoded."""
+
+    layers: list[str] = flag(
+        ["last"],
+        "layers as `probe` numbers them, 0 the input and 1 the first block, or last; several are averaged, and all "
+        "averages all blocks",
+    )
+    chunk_duration_ms: int = flag(0, "Chunk SSL: encode in chunks of this duration; 0 takes whole recordings")
+    window_seconds: float = flag(
+        30.0,
+        "longer recordings are encoded in windows of this duration, of which the outer sixths only lend context, or "
+        "chunk by chunk, which gives the same as the whole",
+    )
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.window_seconds < float("inf"):
+            raise ValueError(f"--window_seconds must be a number of at least 1, got {self.window_seconds}.")
+
+
+@dataclass(frozen=True)
+class UnitOptions:
+    """Which units frames become: clusters of k-means, or the labels that the model was pretrained on."""
+
+    num_units: int = flag(100, "clusters of k-means, fitted on the chosen layers of this very split")
+    kmeans_path: str | None = flag(None, "clusters of an earlier call, its kmeans.npz, instead of fitting some")
+    labels: str | None = flag(
+        None, "the model's own labels instead of k-means: anchor, enhanced, fsq, ..., or own if it has one kind"
+    )
+    deduplicate: bool = flag(False, "join neighboring frames of the same unit to one, with the times of all")
+    max_training_frames: int = flag(200_000, "frames that k-means is fitted on, drawn from all")
+    seed: int = flag(0, "of the draw and of k-means")
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and self.kmeans_path is not None:
+            raise ValueError("Units are labels or clusters: give --labels or --kmeans_path, not both.")
+        if self.num_units < 1 or self.max_training_frames < self.num_units:
+            raise ValueError(
+                f"--num_units must be at least 1, and --max_training_frames at least as many, got {self.num_units} "
+                f"and {self.max_training_frames}."
+            )
+
+
+@dataclass(frozen=True)
 class DecodingOptions:
     """How a model's frames become text: by beam search with a language model or a lexicon, greedily without."""
 

@@ -22,6 +22,8 @@ def register_with_auto_classes() -> None:
         AutoConfig,
         AutoFeatureExtractor,
         AutoModel,
+        AutoModelForAudioClassification,
+        AutoModelForAudioFrameClassification,
         AutoModelForCTC,
         AutoModelForPreTraining,
         AutoModelForRNNT,
@@ -43,6 +45,8 @@ def register_with_auto_classes() -> None:
             AutoModelForCTC.register(config, family.model_class("ctc"))
             AutoModelForRNNT.register(config, family.model_class("rnnt"))
             AutoModelForTDT.register(config, family.model_class("rnnt"))  # what pipeline() asks for transducers
+            AutoModelForAudioClassification.register(config, family.model_class("classification"))
+            AutoModelForAudioFrameClassification.register(config, family.model_class("frame_classification"))
             AutoProcessor.register(config, Wav2Vec2Processor)
 
 

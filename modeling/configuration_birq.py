@@ -103,6 +103,8 @@ class BiRQConfig(QuantizerConfig):
         "AutoModelForCTC": "modeling_birq.BiRQForCTC",
         "AutoModelForRNNT": "modeling_birq.BiRQForRNNT",
         "AutoModelForTDT": "modeling_birq.BiRQForRNNT",  # what pipeline() asks for transducers
+        "AutoModelForAudioClassification": "modeling_birq.BiRQForSequenceClassification",
+        "AutoModelForAudioFrameClassification": "modeling_birq.BiRQForAudioFrameClassification",
     }
     _presets = _PRESETS
 

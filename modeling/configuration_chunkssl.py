@@ -102,6 +102,8 @@ class ChunkSSLConfig(QuantizerConfig):
         "AutoModelForCTC": "modeling_chunkssl.ChunkSSLForCTC",
         "AutoModelForRNNT": "modeling_chunkssl.ChunkSSLForRNNT",
         "AutoModelForTDT": "modeling_chunkssl.ChunkSSLForRNNT",  # what pipeline() asks for transducers
+        "AutoModelForAudioClassification": "modeling_chunkssl.ChunkSSLForSequenceClassification",
+        "AutoModelForAudioFrameClassification": "modeling_chunkssl.ChunkSSLForAudioFrameClassification",
     }
     _presets = _PRESETS
 

@@ -26,6 +26,7 @@ _SIZES = """
     num_mel_bins frame_stacking hidden_size num_hidden_layers num_attention_heads intermediate_size conv_kernel_size
     vocab_size mask_time_length mask_feature_length decoder_hidden_size num_decoder_layers decoder_attention_heads
     decoder_intermediate_size decoder_attention_window joint_hidden_size max_symbols_per_step loss_chunk_frames
+    classifier_proj_size
     """.split()
 
 
@@ -143,7 +144,7 @@ class SpeechSSLConfig(PreTrainedConfig):
 class ConformerConfig(SpeechSSLConfig):
     r"""
     Sizes of the Conformer encoder (Gulati et al., arXiv 2005.08100; rotary positions instead of relative ones) and of
-    its CTC and transducer heads. The families add what only they need; all configs are flat.
+    its heads. The families add what only they need; all configs are flat.
 
     Args:
         hidden_size (`int`, defaults to 512): Width of the blocks.
@@ -195,6 +196,10 @@ class ConformerConfig(SpeechSSLConfig):
         loss_chunk_frames (`int`, defaults to 16): Encoder frames whose joint logits are in memory at once in training.
         ctc_loss_weight (`float`, defaults to 0.0): Weight of a CTC loss beside the transducer's; above 0 the model has
             a CTC head too, and loads as a CTC model.
+        use_weighted_layer_sum (`bool`, defaults to `False`): Whether the classification heads take a learned average
+            of what enters the first block and of all blocks' outputs, instead of the last block's output.
+        classifier_proj_size (`int`, defaults to 256): Width of the projection before the mean over an utterance's
+            frames, in classification of utterances.
     """
 
     hidden_size: int = 512
@@ -236,6 +241,8 @@ class ConformerConfig(SpeechSSLConfig):
     max_symbols_per_step: int = 10
     loss_chunk_frames: int = 16
     ctc_loss_weight: float | int = 0.0
+    use_weighted_layer_sum: bool = False
+    classifier_proj_size: int = 256
 
     @property
     def head_dim(self) -> int:

@@ -18,6 +18,7 @@ from .distilled_quantization import build_quantizer
 from .enhanced_labels import BlockQuantizer, LabelMaker
 from .label_statistics import LabelUse, label_statistics, named
 from .masking import FixedDraws, draw_span_mask
+from .modeling_classification import ConformerForAudioFrameClassification, ConformerForSequenceClassification
 from .modeling_conformer import ConformerModel, ConformerPreTrainedModel
 from .modeling_ctc import ConformerForCTC
 from .modeling_pretraining import MaskedPredictionModel
@@ -121,6 +122,20 @@ class BiRQForCTC(BiRQPreTrainedModel, ConformerForCTC):
 
 class BiRQForRNNT(BiRQPreTrainedModel, ConformerForRNNT):
     """The BiRQ encoder with a transducer head for speech recognition."""
+
+    encoder_class = BiRQModel
+    _keys_to_ignore_on_load_unexpected = _ONLY_FOR_PRETRAINING
+
+
+class BiRQForSequenceClassification(BiRQPreTrainedModel, ConformerForSequenceClassification):
+    """The BiRQ encoder with a head that names the class of an utterance."""
+
+    encoder_class = BiRQModel
+    _keys_to_ignore_on_load_unexpected = _ONLY_FOR_PRETRAINING
+
+
+class BiRQForAudioFrameClassification(BiRQPreTrainedModel, ConformerForAudioFrameClassification):
+    """The BiRQ encoder with a head that names the class of every frame."""
 
     encoder_class = BiRQModel
     _keys_to_ignore_on_load_unexpected = _ONLY_FOR_PRETRAINING
@@ -412,3 +427,5 @@ BiRQModel.register_for_auto_class("AutoModel")
 BiRQForPreTraining.register_for_auto_class("AutoModelForPreTraining")
 BiRQForCTC.register_for_auto_class("AutoModelForCTC")
 BiRQForRNNT.register_for_auto_class("AutoModelForRNNT")
+BiRQForSequenceClassification.register_for_auto_class("AutoModelForAudioClassification")
+BiRQForAudioFrameClassification.register_for_auto_class("AutoModelForAudioFrameClassification")

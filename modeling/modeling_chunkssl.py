@@ -21,6 +21,7 @@ from .distilled_quantization import build_quantizer
 from .label_statistics import LabelUse, distinct_counts, perplexity
 from .layouts import ChunkLayout, StreamingLayout
 from .masking import draw_chunk_mask
+from .modeling_classification import ConformerForAudioFrameClassification, ConformerForSequenceClassification
 from .modeling_conformer import (
     ConformerModel,
     ConformerModelOutput,
@@ -242,7 +243,7 @@ class ChunkSSLModel(ChunkSSLPreTrainedModel, ConformerModel):
 
 
 class ChunkSSLFineTuningModel(ChunkSSLPreTrainedModel):
-    """What the heads that write text share: one set of weights for every chunk size and for offline.
+    """What the heads share: one set of weights for every chunk size and for offline.
 
     In training, a step whose call names no chunk size is streaming with probability `streaming_prob`, with a duration
     drawn from `streaming_durations_ms`, and offline otherwise.
@@ -262,7 +263,7 @@ class ChunkSSLFineTuningModel(ChunkSSLPreTrainedModel):
         """Compute what the head computes, and its loss where labels are given.
 
         Args:
-            labels: (B, length) token ids, padded with -100.
+            labels: as the head takes them; (B, length) token ids, padded with -100, where it writes text.
             chunk_size: encoder frames per chunk, as in [`ChunkSSLModel`], and so are all further arguments.
         """
         if self.training and chunk_size is None:
@@ -282,6 +283,14 @@ class ChunkSSLForCTC(ChunkSSLFineTuningModel, ConformerForCTC):
 
 class ChunkSSLForRNNT(ChunkSSLFineTuningModel, ConformerForRNNT):
     """The Chunk SSL encoder with a transducer head, as Tang and Tseng fine-tune theirs (section 4.1)."""
+
+
+class ChunkSSLForSequenceClassification(ChunkSSLFineTuningModel, ConformerForSequenceClassification):
+    """The Chunk SSL encoder with a head that names the class of an utterance."""
+
+
+class ChunkSSLForAudioFrameClassification(ChunkSSLFineTuningModel, ConformerForAudioFrameClassification):
+    """The Chunk SSL encoder with a head that names the class of every frame, live too."""
 
 
 class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
@@ -524,3 +533,5 @@ ChunkSSLModel.register_for_auto_class("AutoModel")
 ChunkSSLForPreTraining.register_for_auto_class("AutoModelForPreTraining")
 ChunkSSLForCTC.register_for_auto_class("AutoModelForCTC")
 ChunkSSLForRNNT.register_for_auto_class("AutoModelForRNNT")
+ChunkSSLForSequenceClassification.register_for_auto_class("AutoModelForAudioClassification")
+ChunkSSLForAudioFrameClassification.register_for_auto_class("AutoModelForAudioFrameClassification")

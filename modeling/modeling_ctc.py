@@ -1,4 +1,4 @@
-"""What heads that write text share, and the CTC head: SpecAugment, logits, loss, greedy decoding.
+"""What heads share, those that write text above all, and the CTC head: SpecAugment, logits, loss, greedy decoding.
 
 Shape letters: B batch, F feature frames (10 ms), T encoder frames, D hidden size, V vocabulary.
 """
@@ -32,8 +32,8 @@ class ConformerForCTCOutput(CausalLMOutput):
         return self.cache
 
 
-class ConformerFineTuningModel(ConformerPreTrainedModel):
-    """An encoder under a head that writes text: SpecAugment, the check of labels, and the CTC loss."""
+class ConformerHeadModel(ConformerPreTrainedModel):
+    """An encoder under a head that is trained with labels: SpecAugment of its inputs."""
 
     encoder_class = ConformerModel
 
@@ -59,6 +59,10 @@ class ConformerFineTuningModel(ConformerPreTrainedModel):
         for masked in masks:
             input_features = input_features.masked_fill(masked, 0.0)
         return input_features
+
+
+class ConformerFineTuningModel(ConformerHeadModel):
+    """An encoder under a head that writes text: the check of labels, and the CTC loss."""
 
     def check_labels(self, labels: torch.Tensor) -> None:
         """Refuse labels that the head has no output for."""

@@ -8,13 +8,17 @@ from helpers import padded_features, tiny_birq, tiny_chunkssl
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_speech_ssl import (
+    BiRQForAudioFrameClassification,
     BiRQForCTC,
     BiRQForPreTraining,
     BiRQForRNNT,
+    BiRQForSequenceClassification,
     BiRQModel,
+    ChunkSSLForAudioFrameClassification,
     ChunkSSLForCTC,
     ChunkSSLForPreTraining,
     ChunkSSLForRNNT,
+    ChunkSSLForSequenceClassification,
     ChunkSSLModel,
 )
 
@@ -25,7 +29,7 @@ class Family:
 
     Args:
         config: of a tiny model, without dropout.
-        base, pretraining, ctc, rnnt: its model classes.
+        base, pretraining, ctc, rnnt, classification, frame_classification: its model classes.
         own: names of the weights that only the pretraining model has, by their first part.
     """
 
@@ -34,6 +38,8 @@ class Family:
     pretraining: type[PreTrainedModel]
     ctc: type[PreTrainedModel]
     rnnt: type[PreTrainedModel]
+    classification: type[PreTrainedModel]
+    frame_classification: type[PreTrainedModel]
     own: frozenset[str]
 
     def build(self, head: str, **overrides) -> PreTrainedModel:
@@ -50,6 +56,8 @@ FAMILIES = {
         BiRQForPreTraining,
         BiRQForCTC,
         BiRQForRNNT,
+        BiRQForSequenceClassification,
+        BiRQForAudioFrameClassification,
         frozenset({"quantizer", "prediction_head"}),
     ),
     "chunkssl": Family(
@@ -58,10 +66,12 @@ FAMILIES = {
         ChunkSSLForPreTraining,
         ChunkSSLForCTC,
         ChunkSSLForRNNT,
+        ChunkSSLForSequenceClassification,
+        ChunkSSLForAudioFrameClassification,
         frozenset({"tokenizer", "prediction_head", "mask_vector"}),
     ),
 }
-HEADS = ("base", "pretraining", "ctc", "rnnt")
+HEADS = ("base", "pretraining", "ctc", "rnnt", "classification", "frame_classification")
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
 
 

@@ -19,6 +19,8 @@ from huggingface_hub.utils import validate_repo_id
 from hf_speech_ssl import (
     BiRQForCTC,
     BiRQForPreTraining,
+    BiRQForSequenceClassification,
+    ChunkSSLForAudioFrameClassification,
     ChunkSSLForCTC,
     ChunkSSLForPreTraining,
     FSQConfig,
@@ -403,6 +405,10 @@ MODELS = {
     "chunkssl-encoder": lambda folder: save_encoder(folder, ChunkSSLForPreTraining(tiny_chunkssl())),
     "ctc": lambda folder: save_ctc(folder, BiRQForCTC, tiny_birq()),
     "chunkssl-ctc": lambda folder: save_ctc(folder, ChunkSSLForCTC, tiny_chunkssl()),
+    "classes": lambda folder: save_encoder(folder, BiRQForSequenceClassification(tiny_birq(id2label={0: "bed"}))),
+    "chunkssl-classes-of-frames": lambda folder: save_encoder(
+        folder, ChunkSSLForAudioFrameClassification(tiny_chunkssl(id2label={0: "silence"}))
+    ),
     "tokenizer": lambda folder: save_encoder(
         folder, FSQModel(FSQConfig(fsq_levels=[3, 5], fsq_hidden_size=16, fsq_num_hidden_layers=2))
     ),
@@ -412,6 +418,8 @@ SAYS = {
     "chunkssl-encoder": "torch.Size([1, 49, 32])",
     "ctc": "chunks",
     "chunkssl-ctc": "chunks",
+    "classes": "bed",
+    "chunkssl-classes-of-frames": "silence",
     "tokenizer": "of the variance",
 }
 
@@ -423,9 +431,11 @@ def test_all_snippets_of_a_card_run(kind, tmp_path, monkeypatch, capsys):
     write_model_card(folder_of_run(tmp_path / kind, dataset_name="synthetic"))
     soundfile.write(tmp_path / "speech.wav", speech_like(2.0), 16_000)
     monkeypatch.chdir(tmp_path)
-    assert text_of(tmp_path / kind).count("needs the package") == (kind != "ctc")
-    snippets = re.findall(r"```python\n(.*?)```", text_of(tmp_path / kind), flags=re.DOTALL)
-    assert len(snippets) == 3
+    text, classes = text_of(tmp_path / kind), "classes" in kind
+    assert text.count("needs the package") == (kind != "ctc" and not classes)
+    assert ("pipeline_tag: audio-classification" in text) == classes
+    snippets = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(snippets) == (1 if classes else 3)
     for snippet in snippets:
         namespace = {}
         exec(compile(snippet, f"{kind} card", "exec"), namespace)

@@ -4,8 +4,8 @@
    own files as `from .x import y` at the top of the file, which is the form that saving remote code can follow; of
    the two families neither reaches the other.
 2. Arrows run one way: modeling <- loading <- data, evaluation, decoding <- training, recognition, probing, hub
-   <- export, serving <- demo <- commands, cli and scripts. A room imports itself and lower layers. Nothing imports a
-   script, nor a top-level `modeling`.
+   <- export, extraction, serving <- demo <- commands, cli and scripts. A room imports itself and lower layers. Nothing
+   imports a script, nor a top-level `modeling`.
 """
 
 import ast
@@ -34,7 +34,7 @@ LAYERS = {
     "loading": 2,
 }
 LAYERS |= {"data": 3, "evaluation": 3, "decoding": 3, "training": 4, "recognition": 4, "hub": 4, "probing": 4}
-LAYERS |= {"export": 5, "serving": 5, "demo": 6}
+LAYERS |= {"export": 5, "extraction": 5, "serving": 5, "demo": 6}
 TOP_LAYER = 7  # cli, commands and every other file of the package that is not named above
 
 

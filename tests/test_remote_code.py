@@ -38,15 +38,19 @@ PROGRAM = """
 from pathlib import Path
 import torch
 from transformers import (
-    AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCTC, AutoModelForPreTraining,
-    AutoModelForRNNT, AutoProcessor, pipeline
+    AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, AutoModelForAudioFrameClassification,
+    AutoModelForCTC, AutoModelForPreTraining, AutoModelForRNNT, AutoProcessor, pipeline
 )
 
 source, target = map(Path, sys.argv[1:])
 features, mask, wave = torch.load(source / "inputs.pt", weights_only=False)
 trust = {"trust_remote_code": True}
 outputs = {}
-AUTO = {"base": AutoModel, "ctc": AutoModelForCTC, "rnnt": AutoModelForRNNT, "pretraining": AutoModelForPreTraining}
+AUTO = {
+    "base": AutoModel, "ctc": AutoModelForCTC, "rnnt": AutoModelForRNNT,
+    "classification": AutoModelForAudioClassification, "frame_classification": AutoModelForAudioFrameClassification,
+    "pretraining": AutoModelForPreTraining,
+}
 for head, auto in AUTO.items():
     torch.manual_seed(3)  # for the weights of a new head
     model = auto.from_pretrained(source / "pretrained", **trust)

@@ -31,8 +31,15 @@ from .card_results import METRIC_NAMES, RECOGNITION, dataset_text, eval_results,
 
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
 OUR_TAG = "hf-speech-ssl"
-AUTO_CLASSES = {"ctc": "AutoModelForCTC", "rnnt": "AutoModelForRNNT"}  # of the models that write text
-TASKS = dict.fromkeys(AUTO_CLASSES, RECOGNITION)
+AUTO_CLASSES = {
+    "ctc": "AutoModelForCTC",
+    "rnnt": "AutoModelForRNNT",
+    "classification": "AutoModelForAudioClassification",
+    "frame_classification": "AutoModelForAudioFrameClassification",
+}
+TEXT_HEADS, CLASSIFICATION_HEADS = ("ctc", "rnnt"), ("classification", "frame_classification")
+TASKS = dict.fromkeys(TEXT_HEADS, RECOGNITION)
+TASKS |= dict.fromkeys(CLASSIFICATION_HEADS, "audio-classification")
 TASKS |= dict.fromkeys(("encoder", "tokenizer"), "feature-extraction")
 # The flags that say how a run was made; paths and bookkeeping are left out of the card.
 SHOWN_SETTINGS = """config_name config_overrides model_name_or_path fsq_model_name_or_path from_scratch
@@ -94,7 +101,7 @@ class FinishedRun:
 
     @property
     def kind(self) -> str:
-        """ "ctc", "rnnt", "tokenizer" or "encoder"."""
+        """A head of `AUTO_CLASSES`, "tokenizer" or "encoder"."""
         return head_kind(self.architecture) or self.family.kind
 
     @property
@@ -104,9 +111,10 @@ class FinishedRun:
 
 
 def head_kind(architecture: str) -> str | None:
-    """ "ctc" or "rnnt", where a class writes text."""
-    endings = {kind: auto.removeprefix("AutoModel") for kind, auto in AUTO_CLASSES.items()}
-    return next((kind for kind, ending in endings.items() if architecture.endswith(ending)), None)
+    """The head of a class, where it writes text or names classes: a key of `AUTO_CLASSES`."""
+    heads = {name.partition(":")[2]: head for family in FAMILIES for head, name in family.models.items()}
+    head = heads.get(architecture)
+    return head if head in AUTO_CLASSES else None
 
 
 def write_model_card(
@@ -166,8 +174,9 @@ def template_values(run: FinishedRun) -> dict[str, Any]:
     return {
         "name": run.name,
         "kind": run.kind,
-        "writes_text": run.kind in AUTO_CLASSES,
+        "writes_text": run.kind in TEXT_HEADS,
         "translates": run.translates,
+        "names_classes": run.kind in CLASSIFICATION_HEADS,
         "auto_class": AUTO_CLASSES.get(run.kind, "AutoModel"),
         "family": run.family.name,
         "config": run.config,

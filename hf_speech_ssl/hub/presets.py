@@ -21,6 +21,9 @@ HEAD_NAMES = {
     "base": "parameters of the encoder",
     "pretraining": "with the pretraining head",
     "ctc": "with a CTC head",
+    "rnnt": "with a transducer head",
+    "classification": "with a head for 2 classes",
+    "frame_classification": "with a head for 2 classes of frames",
 }
 
 

@@ -60,11 +60,13 @@ class SpeechEncoder:
         model: what turns features into layers; `None` for a tokenizer, which has none to compare.
         extractor: its feature extractor, for 16 kHz.
         labeler: the model that makes the pretraining labels, if the checkpoint holds one.
+        chunk_size: encoder frames per chunk, where the model works in chunks; 0 is offline.
     """
 
     model: PreTrainedModel | None
     extractor: Any
     labeler: PreTrainedModel | None = None
+    chunk_size: int = 0
     _quantizers: dict[int, RandomProjectionQuantizer] = field(default_factory=dict)
 
     codebook_size = 1024  # of the random projections that stand in where a model has no labels of layers
@@ -86,7 +88,7 @@ class SpeechEncoder:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             fresh: Any = type(self.model)(copy.deepcopy(self.model.config))
-        return type(self)(fresh.to(self.device).eval(), self.extractor, self.labeler)
+        return type(self)(fresh.to(self.device).eval(), self.extractor, self.labeler, self.chunk_size)
 
     def layer_codes(self, index: int, frames: torch.Tensor) -> torch.Tensor:
         """Labels that layer `index` would give its own frames: (T, D) -> (T, C) int64.
@@ -113,14 +115,14 @@ class SpeechEncoder:
 
 
 class ConformerEncoder(SpeechEncoder):
-    """An encoder of this package, offline: layer 0 is the stacked log-mel features, the others its blocks."""
+    """An encoder of this package: layer 0 is the stacked log-mel features, the others its blocks."""
 
     def __call__(self, waveforms: Sequence[NDArray[np.float32]]) -> list[EncodedUtterance]:
         assert self.model is not None
         encoder: Any = self.model
-        features, mask = _extract(self.extractor, waveforms, self.device)
-        offline = {"chunk_size": 0} if hasattr(encoder.config, "chunk_size") else {}
-        output = encoder(features, attention_mask=mask, output_hidden_states=True, return_dict=True, **offline)
+        features, mask = extract_features(self.extractor, waveforms, self.device)
+        chunks = {"chunk_size": self.chunk_size} if hasattr(encoder.config, "chunk_size") else {}
+        output = encoder(features, attention_mask=mask, output_hidden_states=True, return_dict=True, **chunks)
         stacked, _ = encoder.stack_frames(features, mask)
         labels, sizes = _make_labels(self.labeler, features, mask)
         everything = [stacked, *output.hidden_states[1:]]  # [0] is the first projection, which knows less
@@ -151,11 +153,11 @@ class ConformerEncoder(SpeechEncoder):
 
 
 class Tokenizer(SpeechEncoder):
-    """An FSQ model: labels, and no layers to compare."""
+    """A model that makes labels, such as an FSQ model: there are no layers to compare."""
 
     def __call__(self, waveforms: Sequence[NDArray[np.float32]]) -> list[EncodedUtterance]:
         model: Any = self.labeler
-        features, mask = _extract(self.extractor, waveforms, self.device)
+        features, mask = extract_features(self.extractor, waveforms, self.device)
         (labels, sizes), timing = _make_labels(model, features, mask), _stacked_timing(model.config)
         lengths = (mask.sum(-1) // model.config.frame_stacking).tolist()
         return [
@@ -251,9 +253,10 @@ def pretraining_encoder(model: Any, extractor: Any) -> SpeechEncoder:
     return Tokenizer(None, extractor, model)
 
 
-def _extract(
+def extract_features(
     extractor: Any, waveforms: Sequence[NDArray[np.float32]], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features (B, F, M) of waveforms at 16 kHz, and which of their frames are real, (B, F)."""
     inputs = extractor(
         list(waveforms), sampling_rate=SAMPLING_RATE, return_tensors="pt", return_attention_mask=True, device=device
     )

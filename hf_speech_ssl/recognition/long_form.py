@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,9 @@ from ..modeling.configuration_conformer import HOP_LENGTH
 from ..modeling.feature_extraction_speech_ssl import FRAME_LENGTH
 from .recognizer import Recognizer
 from .streaming import StreamingBatch
+from .windows import cut_windows
 
 _POOL_SECONDS = 600.0  # of short audio, sorted by length together
-_CONTEXT_SHARE = 1 / 6  # of a window, on either side
-_ODD_FRAMES = 2  # that models may have more or fewer at the edges than their stride says
 
 
 @dataclass(frozen=True)
@@ -135,40 +135,13 @@ class LongFormRecognizer:
 
     def _windowed(self, samples: SampleWindow) -> Iterator[torch.Tensor]:
         size = round(self.window_seconds / self.recognizer.seconds_per_frame)
+        stride = round(self.recognizer.seconds_per_frame * SAMPLING_RATE)
         together = max(1, int(self.batch_seconds / self.window_seconds))
-        batch: list[_Window] = []
-        for window in self._windows(samples, size):
-            batch.append(window)
-            if len(batch) == together:
-                yield from self._kept_frames(batch, size)
-                batch = []
-        if batch:
-            yield from self._kept_frames(batch, size)
-
-    def _windows(self, samples: SampleWindow, size: int) -> Iterator[_Window]:
-        """Windows of `size` frames that begin where a frame of the whole begins."""
-        stride = round(self.recognizer.seconds_per_frame * SAMPLING_RATE)  # samples
-        context = max(_ODD_FRAMES, round(size * _CONTEXT_SHARE))
-        kept = 0  # frames so far
-        while True:
-            begin = max(0, kept - context)
-            waveform = samples.between(begin * stride, (begin + size) * stride)
-            if samples.ends_before((begin + size) * stride):
-                yield _Window(waveform, kept - begin, None)
-                return
-            yield _Window(waveform, kept - begin, size - context)
-            kept = begin + size - context
-
-    def _kept_frames(self, batch: list[_Window], size: int) -> Iterator[torch.Tensor]:
-        frames, lengths = self.recognizer.decoder_frames([window.waveform for window in batch])
-        for window, row, length in zip(batch, frames, lengths.tolist(), strict=True):
-            if window.end is not None and abs(length - size) > _ODD_FRAMES:
-                raise ValueError(
-                    f"The model made {length} frames of a window of {size} times its stride, "
-                    f"config.inputs_to_logits_ratio: windows of it cannot be put together. Cut the audio into files "
-                    f"of at most {self.window_seconds:g} s."
-                )
-            yield row[:length][window.begin : window.end]
+        windows = cut_windows(samples, size, stride)
+        while batch := list(islice(windows, together)):
+            frames, lengths = self.recognizer.decoder_frames([window.waveform for window in batch])
+            for window, row, length in zip(batch, frames, lengths.tolist(), strict=True):
+                yield window.kept(row[:length])
 
     def _open(self, source: AudioSource) -> _Short | _Long | AudioError:
         """Read the beginning of a file, and all of it if that is its end."""
@@ -245,12 +218,3 @@ class _Long:
     name: str
     samples: SampleWindow
     blocks: _Counted
-
-
-@dataclass(frozen=True)
-class _Window:
-    """Samples of which the frames [begin, end) are kept; all from `begin` on where `end` is `None`."""
-
-    waveform: NDArray[np.float32]
-    begin: int
-    end: int | None

@@ -1,0 +1,1 @@
+"""Extraction: an encoder's frames and units of recordings of any length, as data sets."""
