@@ -32,7 +32,7 @@ def place(tmp_path_factory):
     (folder / "commands").mkdir()
     rows = ["file_name,text"]
     for number, word in enumerate(WORDS):
-        soundfile.write(folder / "commands" / f"{number}.wav", speech_like(0.5 + number / 10, number), 16_000)
+        soundfile.write(folder / "commands" / f"{number}.wav", speech_like(0.5 + number / 10, number), 16_000, "FLOAT")
         rows.append(f"{number}.wav,{word}")
     (folder / "commands" / "metadata.csv").write_text("\n".join(rows))
     return folder
@@ -54,7 +54,7 @@ def test_classification_with_the_trainer(place, monkeypatch):
     for name, values in found["model"].encoder.state_dict().items():
         assert torch.equal(values, pretrained[name]), name
     weights = found["model"].layer_weights
-    assert weights.ndim == 1 and not torch.equal(weights, torch.full_like(weights, weights[0]))
+    assert weights.shape == (4,) and weights.std() > 0  # they are equal at first
     [first, *_] = pipeline("audio-classification", "outputs/commands")(speech_like(0.6))
     assert first["label"] in WORDS
 
@@ -79,8 +79,7 @@ def test_batches_of_the_collator(place):
     batch = SpeechCollator(processor, text_column="text")(rows)
     for row, (features, mask, labels) in enumerate(zip(*batch.values(), strict=True)):
         alone = EXTRACTOR(speech_like(0.5 + row / 10, row), sampling_rate=16_000, return_tensors="pt").input_features
-        # 16-bit files
-        torch.testing.assert_close(features[: int(mask.sum())], alone[0], atol=0.2, rtol=0.1)
+        torch.testing.assert_close(features[: int(mask.sum())], alone[0])
         assert labels[labels >= 0].tolist() == processor.tokenizer(WORDS[row]).input_ids
         assert (labels[len(WORDS[row]) :] == -100).all()
     names = {"bed": 0, "cat": 1, "happy": 2}
@@ -88,7 +87,7 @@ def test_batches_of_the_collator(place):
     framed = [{**row, "frames": [number] * (number + 1)} for number, row in enumerate(rows[:2])]
     assert SpeechCollator(EXTRACTOR, label_column="frames")(framed)["labels"].tolist() == [[0, -100], [1, 1]]
     cut = SpeechCollator(EXTRACTOR)([{**rows[3], "offset": 0.2, "duration": 0.3}])["input_features"]
-    assert (cut.shape[1] == 28 and "labels" not in batch) or cut.shape == (1, 28, 80)
+    assert cut.shape == (1, 28, 80)
 
 
 def test_what_the_collator_refuses(place):
