@@ -1,6 +1,7 @@
 """Translation: scores and laggings against the packages' own, delays against a live stream, the command, training."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from hf_speech_ssl.evaluation.translation import score_translations
 from hf_speech_ssl.recognition import StreamingTranscriber
 from hf_speech_ssl.recognition.latency import BLOCK_SECONDS, run_live
 from hf_speech_ssl.recognition.recognizer import Recognizer
-from hf_speech_ssl.run_folder import Evaluation, badness
+from hf_speech_ssl.run_folder import Evaluation, append_to_log, badness
 from hf_speech_ssl.training.averaging import choose_checkpoints
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "finetuning_scripts"))
@@ -217,7 +218,11 @@ def test_training_a_translator(corpus, tmp_path):
     assert tokenizer.decode(tokenizer(reference).input_ids, group_tokens=False) == reference
     arguments = json.loads((tmp_path / "run_arguments.json").read_text())
     assert arguments["normalize_text"] is False
-    assert choose_checkpoints(tmp_path, 1, "best").metric == "eval_bleu"
+    shutil.copytree(tmp_path / "checkpoint-2", tmp_path / "checkpoint-1")
+    append_to_log(tmp_path, 1, {"eval_bleu": 99.0})
+    best = choose_checkpoints(tmp_path, 2, "best")  # the highest first
+    assert (best.metric, best.checkpoints) == ("eval_bleu", ["checkpoint-1", "checkpoint-2"])
+    assert best.values == [99.0, metrics["eval_bleu"]]
     report = evaluate(corpus, tmp_path, "--num_resamples", "100", "--chunk_durations_ms", "160")
     report["modes"]["160 ms"] |= {"al": 1, "laal": 1234.4, "yaal": None}  # of a model that has learned to write
     (tmp_path / "evaluation.json").write_text(json.dumps(report))

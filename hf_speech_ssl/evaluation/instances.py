@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from ..json_files import write_text
-from ..modeling.feature_extraction_speech_ssl import FRAME_LENGTH, HOP_LENGTH, SAMPLING_RATE
+from ..modeling.configuration_conformer import HOP_LENGTH, SAMPLING_RATE
+from ..modeling.feature_extraction_speech_ssl import FRAME_LENGTH
 from ..run_folder import LAGGINGS
 from .latency import al, laal, yaal
 

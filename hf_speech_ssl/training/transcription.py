@@ -18,7 +18,8 @@ from hf_speech_ssl.decoding import Hypothesis, decoder_frames, greedy_decoder, u
 from hf_speech_ssl.evaluation import ErrorCounts, count_character_errors, count_word_errors
 from hf_speech_ssl.evaluation.instances import ChunkClock, Instance, mean_laggings
 from hf_speech_ssl.evaluation.translation import load_metrics, score_translations
-from hf_speech_ssl.modeling.feature_extraction_speech_ssl import SAMPLING_RATE, num_frames
+from hf_speech_ssl.modeling.configuration_conformer import SAMPLING_RATE
+from hf_speech_ssl.modeling.feature_extraction_speech_ssl import num_frames
 from hf_speech_ssl.run_folder import LAGGINGS, OFFLINE, MetricName
 
 from .diagnostics import Sums, add, constants, means, reduce, weighted_scalars
