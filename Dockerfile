@@ -12,7 +12,7 @@ WORKDIR /src
 COPY constraints.txt ./
 RUN pip install --no-cache-dir -c constraints.txt torch --index-url https://download.pytorch.org/whl/cpu
 COPY . .
-RUN pip install --no-cache-dir -c constraints.txt '.[serve]' && rm -rf /src/*
+RUN pip install --no-cache-dir -c constraints.txt '.[serve,vad]' && rm -rf /src/*
 WORKDIR /
 RUN useradd --system speech
 USER speech

@@ -1,4 +1,8 @@
-"""What OpenAI's clients ask for by `turn_detection`, and the rules that end a stream's segments therefore."""
+"""What OpenAI's clients ask for by `turn_detection`, and the rules that end a stream's segments therefore.
+
+A session begins without: that is the only value that OpenAI's model takes whose deltas come while audio comes in, as
+they do here (gpt-realtime-whisper), and clients that commit by hand need to ask for nothing.
+"""
 
 from __future__ import annotations
 
