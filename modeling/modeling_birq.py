@@ -163,9 +163,6 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
     """
 
     def __init__(self, config: BiRQConfig):
-        statistics = ["anchor_use", "enhanced_use"] if config.enhanced_loss_weight else ["anchor_use"]
-        learned = ["quantizer", "second_quantizer", "second_use", "label_maker"]
-        self._keep_in_fp32_modules_strict = [*learned, *statistics]
         super().__init__(config)
         self.encoder = BiRQModel(config)
         self.quantizer = build_quantizer(config, soft_input_dim=config.hidden_size)
@@ -176,6 +173,7 @@ class BiRQForPreTraining(BiRQPreTrainedModel, MaskedPredictionModel):
         self.prediction_head = nn.Linear(config.hidden_size, config.num_codebooks * config.codebook_size)
         if config.second_codebook_size:
             self.build_second_labels()
+        self.keep_labels_in_float32()
         self.post_init()
 
     @can_return_tuple

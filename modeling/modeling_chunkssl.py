@@ -310,8 +310,6 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
     tokenizer_fields = ("num_mel_bins", "frame_stacking", "fsq_levels", "fsq_hidden_size", "fsq_num_hidden_layers")
 
     def __init__(self, config: ChunkSSLConfig):
-        labelers = ["tokenizer"] if config.label_kind == "fsq" else ["quantizer", "second_quantizer", "second_use"]
-        self._keep_in_fp32_modules_strict = ["label_use", *labelers]
         super().__init__(config)
         self.encoder = ChunkSSLModel(config)
         self.mask_vector = nn.Parameter(torch.empty(config.hidden_size))
@@ -324,6 +322,7 @@ class ChunkSSLForPreTraining(ChunkSSLPreTrainedModel, MaskedPredictionModel):
         self.prediction_head = nn.Linear(config.hidden_size, sum(config.label_sizes))
         if config.second_codebook_size:
             self.build_second_labels()
+        self.keep_labels_in_float32()
         self.post_init()
 
     def load_tokenizer(self, fsq: FSQModel) -> None:

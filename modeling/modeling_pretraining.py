@@ -135,6 +135,11 @@ class MaskedPredictionModel(ConformerPreTrainedModel):
         self.second_use = LabelUse(num_codebooks, size)
         self.second_prediction_head = nn.Linear(self.config.hidden_size, num_codebooks * size)
 
+    def keep_labels_in_float32(self) -> None:
+        """Name what makes and counts labels: it stays in float32, whatever dtype the model is loaded in."""
+        names = [name for name, _ in self.named_children() if name != "encoder"]
+        self._keep_in_fp32_modules_strict = [name for name in names if not name.endswith("prediction_head")]
+
     @torch.no_grad()
     def second_labels(self, stacked: torch.Tensor, frame_mask: torch.Tensor | None) -> FrameLabels:
         """The second set's labels of every frame: (B, T, I), (B, T) bool -> ids (B, T, C)."""
