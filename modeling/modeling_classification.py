@@ -41,6 +41,8 @@ class ConformerClassifier(ConformerHeadModel):
 
     def __init__(self, config: ConformerConfig):
         super().__init__(config)
+        assert config.num_labels is not None  # 2 by default
+        self.num_labels: int = config.num_labels
         self.encoder = self.encoder_class(config)
         if config.use_weighted_layer_sum:
             self.layer_weights = nn.Parameter(torch.empty(config.num_hidden_layers + 1))
@@ -102,9 +104,9 @@ class ConformerClassifier(ConformerHeadModel):
                 f"labels must be class numbers of shape {tuple(logits.shape[:-1])}, got {labels.dtype} of shape "
                 f'{tuple(labels.shape)}. Several classes at once need problem_type="multi_label_classification".'
             )
-        if labels.numel() and labels.max() >= self.config.num_labels:
+        if labels.numel() and labels.max() >= self.num_labels:
             raise ValueError(
-                f"Labels must lie below num_labels = {self.config.num_labels}, got {int(labels.max())}. Load the "
+                f"Labels must lie below num_labels = {self.num_labels}, got {int(labels.max())}. Load the "
                 f"model with the number of classes: from_pretrained(..., num_labels=...)."
             )
 
@@ -119,7 +121,7 @@ class ConformerForSequenceClassification(ConformerClassifier):
         # Not `projector`, as in Wav2Vec2: transformers 5.23 takes a transducer's `encoder_projector` for a `projector`
         # of the base model, and refuses its size.
         self.classifier_projector = nn.Linear(config.hidden_size, config.classifier_proj_size)
-        self.classifier = nn.Linear(config.classifier_proj_size, config.num_labels)
+        self.classifier = nn.Linear(config.classifier_proj_size, self.num_labels)
         self.post_init()
 
     @can_return_tuple
@@ -162,7 +164,7 @@ class ConformerForAudioFrameClassification(ConformerClassifier):
 
     def __init__(self, config: ConformerConfig):
         super().__init__(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
     @can_return_tuple

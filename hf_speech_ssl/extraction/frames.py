@@ -135,7 +135,8 @@ class FrameExtractor:
             return extract_features(self.encoder.extractor, [samples], self.encoder.device)[0]
 
         spans: list[tuple[int, int] | None] = [*pairwise(bounds), None]
-        chunk, cache, pieces = features(bounds[0], bounds[1]), None, []
+        chunk: torch.Tensor | None = features(bounds[0], bounds[1])
+        cache, pieces = None, []
         for following in spans[1:]:
             ahead = None if following is None else features(*following)
             output = model(
