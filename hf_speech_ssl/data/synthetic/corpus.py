@@ -56,8 +56,8 @@ def build_synthetic(  # noqa: PLR0913 - keyword-only, and each is an entry of th
         num_sentences: length of the corpus; 1000 where neither it nor `hours` is given.
         hours: length of the corpus in hours of audio, rounded up to a whole sentence; instead of `num_sentences`.
         seed: draws sentences, speakers, rates, levels, rooms and noise.
-        grammar: "small" (30 words, 3 to 6 a sentence), "full" (277 words, 4 to 12 a sentence) or "clauses" (105
-            words, 4 to 18 a sentence, most of them with a subordinate clause), which has translations.
+        grammar: "small" (30 words, 3 to 6 a sentence), "full" (277 words, 4 to 12 a sentence) or "clauses" (95
+            words, 4 to 16 a sentence, most of them with a subordinate clause), which has translations.
         noise_snr_db: speech over noise in dB; no noise by default.
         reverberation: put each utterance in a room of its own.
         levels: "equal" (-30 to -20 dBFS), or "varied": each voice has a level of its own, up to 20 dB below that, each
