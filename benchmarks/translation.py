@@ -128,7 +128,8 @@ def draw(modes: dict[str, Any], path: Path) -> None:
         known = [(mode, one[lag], one["bleu"]["value"]) for mode, one in modes.items() if one.get(lag) is not None]
         axes.plot([x for _, x, _ in known], [y for *_, y in known], marker="o", label=lag.upper())
         for mode, x, y in known:
-            axes.annotate(mode, (x, y), textcoords="offset points", xytext=(4, -10))
+            if lag == "laal":
+                axes.annotate(mode, (x, y), textcoords="offset points", xytext=(-4, 6), ha="right")
     axes.axhline(modes["offline"]["bleu"]["value"], linestyle="--", color="gray", label="offline")
     axes.set_xlabel("lagging without computation, ms")
     axes.set_ylabel("BLEU")
