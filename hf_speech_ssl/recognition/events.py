@@ -49,7 +49,8 @@ class SpeechEvent:
     Attributes:
         segment: counts the segments of the stream from 0.
         time: seconds of audio that had been transcribed.
-        start: seconds at which the audio of the voice, or its first word, begins.
+        start: seconds at which the audio of the voice, or its first word, begins. A beam search may still find another
+            first word, which begins earlier or later.
     """
 
     segment: int
