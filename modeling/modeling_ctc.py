@@ -100,8 +100,8 @@ class ConformerForCTC(ConformerFineTuningModel):
         """The saved model; see `PreTrainedModel.from_pretrained`.
 
         Raises:
-            ValueError: the checkpoint is a transducer. `pipeline()` asks `AutoModelForCTC` first and would write the
-                nonsense of a head of random weights.
+            ValueError: an Auto class, which reads the config first, has found a transducer. `pipeline()` asks
+                `AutoModelForCTC` before others, and would write the nonsense of a head of random weights.
         """
         saved = (getattr(kwargs.get("config"), "architectures", None) or [""])[0]
         if saved.endswith("ForRNNT"):

@@ -139,6 +139,15 @@ def test_spec_augment_only_in_training(batch):
     assert not torch.equal(model.train()(**batch).logits, plain.train()(**batch).logits)
 
 
+def test_drawn_time_masks_are_a_share_of_the_real_frames():
+    """The longest one of SpecAugment's adaptive masks (Park et al., arXiv 1912.05533) knows nothing of padding."""
+    torch.manual_seed(0)
+    model = build(num_time_masks=1, max_time_mask_share=0.25)
+    features, mask = padded_features(400, *[40] * 60)
+    masked = (model.spec_augment(features + 9, mask) == 0).all(-1).sum(-1)
+    assert 5 < masked[1:].max() <= 10
+
+
 def test_spec_augment_zeroes_spans_and_bands():
     model = build(mask_time_prob=0.2, mask_time_length=7, mask_feature_prob=0.3, mask_feature_length=9)
     features, mask = padded_features(300, 120)

@@ -32,6 +32,35 @@ def test_evaluation_is_a_function_of_the_input(kind: str):
     assert model.train()(features, mask).loss != model(features, mask).loss
 
 
+LABEL_MAKERS = {  # what must have a module of its own, by kind
+    "distilled": (
+        lambda: BiRQForPreTraining(
+            tiny_birq(second_codebook_size=10, distillation_loss_weight=0.5, codebook_replacements=[3])
+        ),
+        {"quantizer", "second_quantizer", "anchor_use", "second_use"},
+    ),
+    "clusters": (
+        lambda: BiRQForPreTraining(tiny_birq(enhanced_label_kind="clusters", label_encoder_decay=0.9)),
+        {"quantizer", "label_maker", "anchor_use", "enhanced_use"},
+    ),
+    "fsq": (MODELS["chunkssl"], {"tokenizer", "label_use"}),
+}
+
+
+@pytest.mark.parametrize("kind", LABEL_MAKERS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_labels_stay_in_float32_whatever_the_model_is_loaded_in(kind: str, dtype: torch.dtype, tmp_path):
+    build, makers = LABEL_MAKERS[kind]
+    model = build()
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path, dtype=dtype)
+    assert loaded.prediction_head.weight.dtype == loaded.encoder.feature_projection.weight.dtype == dtype
+    for name in makers:
+        values = getattr(loaded, name).state_dict()
+        assert values and {one.dtype for one in values.values() if one.is_floating_point()} <= {torch.float32}, name
+        assert all(torch.equal(values[key], one) for key, one in getattr(model, name).state_dict().items())
+
+
 def test_fixed_draws_do_not_depend_on_batch_and_padding():
     utterances = [torch.randn(length, 6) for length in (40, 30, 50)]
     alone = [FixedDraws(utterance[None]).uniform((1, len(utterance)))[0] for utterance in utterances]

@@ -256,7 +256,17 @@ def test_a_transducer_goes_on_from_ctc_with_its_letters_or_new_pieces(finetuned,
         old, new = (AutoTokenizer.from_pretrained(one).get_vocab() for one in (source, folder))
         assert (old == new) == kept
     with pytest.raises(ValueError, match="vocabulary_kind model keeps the tokenizer of a CTC model; None is none"):
-        run_rnnt.main([*flags, "--vocabulary_kind", "model", "--config_name", "birq-tiny", "--output_dir", "unused"])
+        run_rnnt.main(
+            [
+                *flags,
+                "--vocabulary_kind",
+                "model",
+                "--config_name",
+                "birq-tiny",
+                "--output_dir",
+                str(tmp_path / "unused"),
+            ]
+        )
     with pytest.raises(ValueError, match=r"different pieces, 9000 are asked for: give --vocabulary_size \d+ or less"):
         run_rnnt.main(
             [*flags, "--vocabulary_size", "9000", "--model_name_or_path", str(finetuned)]

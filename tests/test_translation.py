@@ -43,6 +43,7 @@ def test_scores_are_sacrebleus_of_cased_texts():
     assert all(one.low < one.value < one.high for one in scores.values())
     assert "case:mixed" in signatures["bleu"] and signatures["chrf"].startswith("nrefs:1")
     assert score_translations(hypotheses, [text.lower() for text in references])["bleu"].value < scores["bleu"].value
+    assert score_translations([*references * 9, "Hut"], [*references * 9, "Hat"], 200)["chrf"].high == 100
     perfect = score_translations(references, references)["bleu"]
     assert (round(perfect.value, 6), perfect.low) == (100, None)
     with pytest.raises(ValueError, match="Got 1 translations for 2 references"):

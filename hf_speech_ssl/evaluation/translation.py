@@ -75,5 +75,6 @@ def load_metrics() -> tuple[Metric, Metric]:
 def _estimate(result: Any, has_interval: bool) -> Estimate:
     if not has_interval:
         return Estimate(float(result.score), None, None)
-    # sacrebleu shows mean and half-width in its text only, rounded.
-    return Estimate(float(result.score), float(result._mean - result._ci), float(result._mean + result._ci))
+    # sacrebleu shows mean and half-width in its text only, rounded. Its interval is symmetric, and may pass the ends.
+    low, high = max(0.0, result._mean - result._ci), min(100.0, result._mean + result._ci)
+    return Estimate(float(result.score), float(low), float(high))
