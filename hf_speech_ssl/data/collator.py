@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
+from ..modeling.modeling_classification import IGNORED_LABEL
 from .audio import SAMPLING_RATE, audio_duration, audio_name, load_audio
 from .segments import TimeColumns
-
-IGNORED_LABEL = -100
 
 
 @dataclass(frozen=True)
