@@ -66,7 +66,11 @@ class ConformerCache:
                 f"past_key_values holds {self.num_streams} streams, input_features {batch_size}. Every stream keeps "
                 f"its row; use ConformerCache.select and ConformerCache.stack when streams leave or join."
             )
-        if self.keys and self.first + self.length + num_frames > self.keys[0].shape[2]:
+        if torch.compiler.is_compiling():  # a graph copies what is written in place: `update` makes new tensors
+            for store in (self.keys, self.values):
+                store.update({layer_idx: self._kept(room) for layer_idx, room in store.items()})
+            self.first = 0
+        elif self.keys and self.first + self.length + num_frames > self.keys[0].shape[2]:
             for store in (self.keys, self.values):
                 for layer_idx in store:
                     store[layer_idx] = self._with_room(self._kept(store[layer_idx]), num_frames)
@@ -92,6 +96,10 @@ class ConformerCache:
         """Write a step's keys and values (B, H, n, d) behind those kept: both with S + n frames."""
         results = []
         for store, new in ((self.keys, key), (self.values, value)):
+            if torch.compiler.is_compiling():
+                store[layer_idx] = torch.cat([store[layer_idx], new], dim=2) if layer_idx in store else new
+                results.append(store[layer_idx])
+                continue
             if layer_idx not in store:
                 store[layer_idx] = self._with_room(new[:, :, :0], new.shape[2])
             begin = self.first + self.length
