@@ -237,11 +237,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_model(folder)
         server = Server(folder, options.threads)
-        blocks = messages(options.seconds)
-        asyncio.run(paced_load(server.port, 4, [one[:50] for one in blocks]))  # to warm up
-        rows = [measure(server, streams, options.seconds, blocks) for streams in options.streams]
-        memory = joins_and_leaves(server, options.joins, blocks)
-        stopping = server.stop()
+        try:
+            blocks = messages(options.seconds)
+            asyncio.run(paced_load(server.port, 4, [one[:50] for one in blocks]))  # to warm up
+            rows = [measure(server, streams, options.seconds, blocks) for streams in options.streams]
+            memory = joins_and_leaves(server, options.joins, blocks)
+            stopping = server.stop()
+        finally:
+            server.process.kill()  # which does nothing to one that has ended
     header = ["streams", "completed", "streams a round", "delay, ms: median below", "p99 below"]
     header += ["end, ms: median", "p99", "processor ms per s of audio", "cores used", "memory, MiB"]
     fifths = [f"after {options.joins * part // 5}" for part in range(1, 6)]
