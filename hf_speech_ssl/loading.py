@@ -28,6 +28,8 @@ from .paths import check_model_folder
 
 _TRAINING_ONLY = "masked_spec_embed"  # masks frames in training; many checkpoints of wav2vec 2.0 lack it
 _ADAPTER_CONFIG, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_CTC_HEADS = {"ctc_head", "lm_head"}  # ours, and that of wav2vec 2.0 and its kin
+_CLASS_HEADS = {"classifier", "score"}
 
 
 class CheckpointKind(Enum):
@@ -86,12 +88,19 @@ class Checkpoint:
 
     @cached_property
     def kind(self) -> CheckpointKind:
-        """What the model was trained to do. An adapter is named by what it makes of its base model: a CTC model."""
+        """What the model was trained to do.
+
+        An adapter does what the head does that it brings, or its base model's. One of an encoder without any is a CTC
+        model whose head is missing, which `load_model` says.
+        """
         names = self.config.architectures or []
-        if self.adapter is not None or any(name.endswith("ForCTC") for name in names):
+        brought = set() if self.adapter is None else set(self.adapter.whole_modules)
+        if brought & _CTC_HEADS or any(name.endswith("ForCTC") for name in names):
             return CheckpointKind.CTC
         if any(name.endswith("ForRNNT") for name in names):
             return CheckpointKind.TRANSDUCER
+        if self.adapter is not None:
+            return CheckpointKind.ENCODER if brought & _CLASS_HEADS else CheckpointKind.CTC
         if getattr(self.config, "is_encoder_decoder", False):
             return CheckpointKind.ENCODER_DECODER
         if any(name.endswith("ForPreTraining") for name in names):

@@ -2,8 +2,9 @@
 
 import json
 
+import pytest
 import torch
-from families import Family, every_family
+from families import HEADS, Family, every_family
 from helpers import tiny_birq
 from safetensors.torch import load_file, save_file
 from test_pipeline import save_recognizer
@@ -12,6 +13,7 @@ from transformers import AutoModelForCTC, AutoProcessor
 from hf_speech_ssl import BiRQForPreTraining, SpeechSSLFeatureExtractor
 from hf_speech_ssl.cli import main
 from hf_speech_ssl.modeling.quantization import RandomProjectionQuantizer
+from hf_speech_ssl.training.averaging import load_any_model
 
 WER = {2: 0.5, 4: 0.1, 6: 0.3, 8: 0.2}  # by update
 
@@ -89,6 +91,16 @@ def test_a_pretrained_encoder_by_its_loss_and_identical_checkpoints(tmp_path):
     )
     assert wanted.keys() == mean.keys() and all(torch.equal(wanted[name], mean[name]) for name in wanted)
     assert SpeechSSLFeatureExtractor.from_pretrained(tmp_path / "mean").mean == features.mean
+
+
+@every_family
+@pytest.mark.parametrize("head", HEADS)
+def test_a_checkpoint_loads_with_its_head(family: Family, head: str, tmp_path):
+    model = family.build(head)
+    checkpoint(tmp_path, 4, model, SpeechSSLFeatureExtractor())
+    loaded = load_any_model(tmp_path / "checkpoint-4")
+    assert type(loaded) is type(model)
+    assert all(torch.equal(loaded.state_dict()[name], weight) for name, weight in model.state_dict().items())
 
 
 def test_what_cannot_be_averaged_is_said_in_one_line(tmp_path, capsys):

@@ -10,7 +10,16 @@ import soundfile
 import torch
 from families import FAMILIES
 from helpers import speech_like
-from transformers import AutoModel, AutoModelForCTC, PreTrainedModel, Wav2Vec2Config, Wav2Vec2Model, Wav2Vec2Processor
+from transformers import (
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForCTC,
+    AutoModelForRNNT,
+    PreTrainedModel,
+    Wav2Vec2Config,
+    Wav2Vec2Model,
+    Wav2Vec2Processor,
+)
 
 from hf_speech_ssl import FSQConfig, FSQModel, SpeechSSLFeatureExtractor
 from hf_speech_ssl.cli import main
@@ -119,6 +128,24 @@ def test_an_adapter_of_an_encoder_brings_its_own_head_and_vocabulary(tmp_path, c
     without_head, _ = adapt(AutoModelForCTC.from_pretrained(base, vocab_size=VOCABULARY), tmp_path / "none", PROCESSOR)
     with pytest.raises(ValueError, match="lacks weights of BiRQForCTC: ctc_head"):
         Recognizer.from_pretrained(without_head, device="cpu")
+
+
+def test_an_adapter_does_what_its_base_or_its_own_head_does(tmp_path):
+    base = save(tmp_path / "rnnt", FAMILIES["birq"].build("rnnt", vocab_size=VOCABULARY), PROCESSOR)
+    folder, adapted = adapt(AutoModelForRNNT.from_pretrained(base), tmp_path / "adapter", PROCESSOR)
+    checkpoint = find_checkpoint(folder)
+    assert checkpoint.kind is CheckpointKind.TRANSDUCER and checkpoint.writes_text
+    recognizer = Recognizer.from_checkpoint(checkpoint, "cpu")
+    assert type(recognizer.model) is FAMILIES["birq"].rnnt
+    merged = adapted.merge_and_unload().state_dict()
+    torch.testing.assert_close(recognizer.model.state_dict(), merged, rtol=0, atol=1e-5)
+
+    base = save(tmp_path / "classes", FAMILIES["birq"].build("classification"), PROCESSOR.feature_extractor)
+    model = AutoModelForAudioClassification.from_pretrained(base)
+    folder, _ = adapt(model, tmp_path / "speakers", modules_to_save=["classifier"])
+    assert find_checkpoint(folder).kind is CheckpointKind.ENCODER
+    with pytest.raises(ValueError, match="encoder"):
+        Recognizer.from_pretrained(folder, device="cpu")
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])

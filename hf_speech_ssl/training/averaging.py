@@ -11,6 +11,8 @@ from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForAudioFrameClassification,
     AutoModelForCTC,
     AutoModelForPreTraining,
     AutoModelForRNNT,
@@ -34,6 +36,15 @@ from hf_speech_ssl.run_folder import (
 from .building import load_feature_extractor, writes_text
 from .checkpoints import Saveable, save_model
 from .output_folder import list_checkpoints, step_of
+
+# By the end of a model class' name, after "For".
+_HEADS = {
+    "CTC": AutoModelForCTC,
+    "PreTraining": AutoModelForPreTraining,
+    "RNNT": AutoModelForRNNT,
+    "SequenceClassification": AutoModelForAudioClassification,
+    "AudioFrameClassification": AutoModelForAudioFrameClassification,
+}
 
 
 @dataclass(frozen=True)
@@ -191,8 +202,7 @@ def mean_of_weights(
 def load_any_model(folder: Path) -> PreTrainedModel:
     """A saved model with the head that it was saved with."""
     name = (AutoConfig.from_pretrained(folder).architectures or [""])[0]
-    heads = {"CTC": AutoModelForCTC, "PreTraining": AutoModelForPreTraining, "RNNT": AutoModelForRNNT}
-    return heads.get(name.rpartition("For")[2], AutoModel).from_pretrained(folder)
+    return _HEADS.get(name.rpartition("For")[2], AutoModel).from_pretrained(folder)
 
 
 def load_processor(folder: Path) -> Saveable:
