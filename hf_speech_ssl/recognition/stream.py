@@ -48,6 +48,7 @@ class Stream:
         self.row = 0  # its place in that cache
         self.ended = False
         self._events = StreamEvents()
+        self._told: tuple[float, int] | None = None  # beginning and frames of the segment when events were last made
         self._told_silence = False  # whether the rule for silence without speech has come true
 
     @property
@@ -79,7 +80,9 @@ class Stream:
 
     def take_events(self) -> list[Event]:
         """What has happened since the last call; see [`StreamingBatch.events`]."""
-        if not self.ended:
+        moment = self.begin, self.frames
+        if not self.ended and moment != self._told:
+            self._told = moment
             self._events.update(self.decoder.hypothesis(self.state), self.begin, self.seconds)
         return self._events.take()
 

@@ -5,12 +5,14 @@ Shape letters: F feature frames.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import soxr
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 
 from ..data.audio import SAMPLING_RATE, AudioError, array_to_mono
 from ..modeling.configuration_conformer import HOP_LENGTH
@@ -32,12 +34,17 @@ class StreamInput:
     def __init__(self, extractor: Any, number: int, gate: VoiceGate | None = None):
         self.extractor, self.number, self.gate = extractor, number, gate
         self.ended = False
-        self.samples: NDArray[np.float32] = np.zeros(0, dtype=np.float32)  # at 16 kHz, not yet in a whole frame
+        self.samples: NDArray[np.float32] = np.zeros(0, dtype=np.float32)  # at 16 kHz, not yet turned into features
         self.features = torch.zeros(0, extractor.feature_size)  # (F, mel bins), not yet used
         self.seconds = 0.0  # of audio that came in
         self.rate: float = SAMPLING_RATE  # Hz, of what comes in
         self.channel_axis: int | None = None  # of two-dimensional blocks, once one was long enough to tell
         self._resampler: soxr.ResampleStream | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """Feature frames that are there or can be made of the samples."""
+        return len(self.features) + num_frames(len(self.samples))
 
     def __getstate__(self) -> dict[str, Any]:
         if self._resampler is not None:
@@ -86,19 +93,19 @@ class StreamInput:
 
     def advance(self, frames: int) -> None:
         """Let the gate look at what has come, until so many feature frames are there or a segment ends."""
-        while self.gate is not None and len(self.features) < frames:
+        while self.gate is not None and self.num_frames < frames:
             block = self.gate.next(self.ended)
             if block is None:
                 return
-            self._extract(block)
+            self.samples = np.concatenate([self.samples, block])
 
     def clear(self) -> None:
-        """Forget what is less than a frame, at the end of a segment."""
+        """Forget what no step has used, at the end of a segment or of the stream."""
         self.samples, self.features = self.samples[:0], self.features[:0]
 
     def _take(self, block: NDArray[np.float32]) -> None:
         if self.gate is None:
-            self._extract(block)
+            self.samples = np.concatenate([self.samples, block])
         else:
             self.gate.add(block)
 
@@ -106,15 +113,19 @@ class StreamInput:
         """Forget the first feature frames, which have been used."""
         self.features = self.features[frames:]
 
-    def _extract(self, block: NDArray[np.float32]) -> None:
-        """Turn all whole frames of the samples into features; the rest waits for the next block."""
-        samples = np.concatenate([self.samples, block])
-        frames = num_frames(len(samples))
-        self.samples = samples[frames * HOP_LENGTH :]
-        if frames:
-            used = torch.from_numpy(samples[: (frames - 1) * HOP_LENGTH + FRAME_LENGTH])[None]
-            features, _ = self.extractor.extract(used, torch.tensor([used.shape[1]]))
-            self.features = torch.cat([self.features, features[0]])
+
+def extract_features(inputs: Sequence[StreamInput], frames: int) -> None:
+    """Turn samples of streams into features in one call, until each has so many frames or all that it can have."""
+    counts = [min(one.num_frames, frames) - len(one.features) for one in inputs]
+    lacking = [(one, count) for one, count in zip(inputs, counts, strict=True) if count > 0]
+    if not lacking:
+        return
+    used = [torch.from_numpy(one.samples[: (count - 1) * HOP_LENGTH + FRAME_LENGTH]) for one, count in lacking]
+    lengths = torch.tensor([len(one) for one in used])
+    rows, _ = inputs[0].extractor.extract(pad_sequence(used, batch_first=True), lengths)
+    for (one, count), row in zip(lacking, rows, strict=True):
+        one.features = torch.cat([one.features, row[:count]])
+        one.samples = one.samples[count * HOP_LENGTH :]
 
 
 def _as_array(block: Any, name: str) -> NDArray[Any]:

@@ -29,7 +29,7 @@ from ..modeling.cache import ConformerCache
 from ..options import EndpointOptions
 from .events import Event
 from .stream import Stream
-from .stream_input import StreamInput
+from .stream_input import StreamInput, extract_features
 from .voice import SileroDetector, VoiceDetector, VoiceGate
 
 _LEFT_CONTEXT_MS = 5120  # that a stream remembers where neither its model nor anybody else says how much
@@ -198,7 +198,8 @@ class StreamingBatch:
             self._check_here(stream)
         self._streams = [weakref.ref(stream) for stream in self.streams if stream not in streams]
         for stream in streams:
-            stream.cache, stream.input.features = None, stream.input.features[:0]
+            stream.cache = None
+            stream.input.clear()
 
     def _check_here(self, stream: Stream) -> None:
         if stream not in self.streams:
@@ -209,7 +210,8 @@ class StreamingBatch:
         while True:
             for stream in streams:
                 stream.advance(self._frames_of_step)
-            ready = [one for one in streams if len(one.input.features) >= self._frames_needed(one)]
+            ready = [one for one in streams if one.input.num_frames >= self._frames_needed(one)]
+            extract_features([one.input for one in ready], self._frames_of_step)
             for group in ([s for s in ready if s.cache is None], [s for s in ready if s.cache is not None]):
                 if group:  # the first chunks of new streams have no cache to share a step with
                     self._step(group)

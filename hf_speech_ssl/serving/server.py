@@ -48,7 +48,7 @@ def serve_until_signal(service: Service, host: str, port: int, shutdown_seconds:
         port=port,
         log_level="warning",
         ws_max_size=_LARGEST_EVENT,
-        ws_ping_timeout=None,  # no answer to a ping is read while a stream's samples wait; `idle_seconds` ends the rest
+        ws_ping_timeout=None,  # while samples wait, no answer to a ping is read; `idle_seconds` ends the rest
         timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
     )
     _Server(config, service, shutdown_seconds).run()
