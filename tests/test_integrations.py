@@ -1,15 +1,17 @@
-"""The encoder for X-ARES and the upstream for s3prl, against what these ask for; with the packages where they are."""
+"""The encoder for X-ARES, the upstream for s3prl, the items for fastabx; with these packages where they are."""
 
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from families import FAMILIES
 from helpers import speech_like
 
 from hf_speech_ssl import SpeechSSLFeatureExtractor
+from hf_speech_ssl.extraction.writing import ParquetWriter
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 EXTRACTOR = SpeechSSLFeatureExtractor(mean=[6.0] * 80, variance=[2.0] * 80)
@@ -76,3 +78,45 @@ def test_s3prl_upstream(checkpoint: str):
     torch.testing.assert_close(layers[-1], states[-1], atol=1e-5, rtol=1e-4)
     averaged, _ = Featurizer(model)(layers, counts)
     torch.testing.assert_close(averaged, torch.stack(states).mean(0), atol=1e-4, rtol=1e-3)
+
+
+def write_frames(file: Path) -> None:
+    """Frames of two recordings as `hf-speech-ssl features` writes them, 40 ms each."""
+    starts = (0.04 * np.arange(10)).astype(np.float32)
+    times = {"start_s": starts, "end_s": starts + np.float32(0.04)}
+    spoken = [("a", 0.0, 0.1), ("b c", 0.1, 0.2), ("d", 0.2, 0.21), ("a", 0.21, 0.4)]
+    phones = [{"phone": phone, "start": start, "end": end} for phone, start, end in spoken]
+    with ParquetWriter(file, {"phones": pa.array([phones]).type, "speaker_id": pa.string()}) as writer:
+        for index in range(2):
+            features = np.random.default_rng(index).standard_normal((10, 4)).astype(np.float32)
+            columns = {"phones": phones, "speaker_id": f"speaker {index}"}
+            writer.write(index, f"{index}.wav", columns, {"features": features, **times})
+
+
+def test_items_of_fastabx(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import abx
+
+    write_frames(tmp_path / "test.parquet")
+    seen = []
+
+    def error(folder: Path, options: object) -> float:
+        seen.append(np.load(folder / "times" / "000001.npy"))
+        return 0.25
+
+    monkeypatch.setattr(abx, "abx_error", error)
+    for flags, items, left_out in (
+        ([], ["0.0000 0.2100 bc a d", "0.1000 0.4000 d bc a"], 0),
+        (["--any_context"], ["0.0000 0.1000 a SIL bc", "0.1000 0.2000 bc a d", "0.2100 0.4000 a d SIL"], 2),
+    ):
+        command = ["abx.py", str(tmp_path / "test.parquet"), "--items", str(tmp_path / "some.item"), *flags]
+        monkeypatch.setattr(sys, "argv", command)
+        abx.main()
+        header, *lines = (tmp_path / "some.item").read_text().splitlines()
+        assert header == "#file onset offset #phone prev-phone next-phone speaker"
+        assert lines == [f"00000{index} {item} speaker{index}" for index in range(2) for item in items]
+        assert f"25.00 % ({2 * len(items)} items, {left_out} left out" in capsys.readouterr().out
+    np.testing.assert_allclose(seen[0], 0.02 + 0.04 * np.arange(10), atol=1e-4)
+    monkeypatch.setattr(sys, "argv", [*command, "--phone_column", "phonemes"])
+    with pytest.raises(SystemExit, match="no column phonemes; write it with --columns phonemes speaker_id"):
+        abx.main()
