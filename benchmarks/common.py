@@ -132,6 +132,30 @@ def spread(values: list[float], digits: int = 1) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
+def mean_and_range(values: list[float], digits: int = 1) -> str:
+    """Mean and range; the value if there is one."""
+    spread = f" ({min(values):.{digits}f}–{max(values):.{digits}f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def paired_difference(errors: Any, others: Any, words: Any, speakers: list[Any] | None) -> str:
+    """The difference of two error rates in points, paired by utterance, with its 95 % interval.
+
+    Args:
+        errors, others, words: of each utterance.
+        speakers: of each utterance, who are drawn by the bootstrap; utterances if absent.
+    """
+    import numpy as np
+
+    from hf_speech_ssl.evaluation import bootstrap_ratios
+
+    difference = np.asarray(errors) - np.asarray(others)
+    (change,) = bootstrap_ratios(difference[:, None], np.asarray(words)[:, None], groups=speakers or None)
+    if change.low is None or change.high is None:
+        return f"{100 * change.value:+.1f}"
+    return f"{100 * change.value:+.1f} ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
+
+
 def percentile(values: list[float], share: float) -> float:
     """The smallest value that at least this share of the values does not exceed."""
     ordered = sorted(values)

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import markdown
-
-from hf_speech_ssl.evaluation import bootstrap_ratios
+from common import markdown, mean_and_range, paired_difference
 
 COMPARED = ("scratch", "best-rq", "random projection")  # rows that the others are compared with
 NOTE = (
@@ -31,18 +29,12 @@ def difference(lines: list[Line], base: list[Line]) -> str:
     mine, other = (
         np.sum([line["word_errors"] for line in part if line["seed"] in seeds], axis=0) for part in (lines, base)
     )
-    words = len(seeds) * np.array(lines[0]["words"])
-    (change,) = bootstrap_ratios((mine - other)[:, None], words[:, None], groups=lines[0]["speaker"] or None)
-    if change.low is None or change.high is None:
-        return f"{100 * change.value:+.1f}"
-    return f"{100 * change.value:+.1f} ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
+    return paired_difference(mine, other, len(seeds) * np.array(lines[0]["words"]), lines[0]["speaker"])
 
 
 def rates(lines: list[Line], kind: str) -> str:
     """Mean and range over the seeds, in per cent."""
-    values = [100 * line[kind]["value"] for line in lines]
-    spread = f" ({min(values):.1f}–{max(values):.1f})" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+    return mean_and_range([100 * line[kind]["value"] for line in lines])
 
 
 def name_of(line: Line) -> str:

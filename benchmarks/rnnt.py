@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import argument_parser, machine, markdown, pin
+import numpy as np
+from common import argument_parser, machine, markdown, mean_and_range, paired_difference, pin
 from labels import call_script
 from labels_data import read_folder, split_speakers, write_table
 
@@ -28,6 +29,10 @@ CHUNKS = " ".join(map(str, CHUNKS_MS))
 NUM_TEST_SPEAKERS, SPLIT_SEED = 14, 9
 BEAM_SIZE = 8
 LM_WEIGHT, WORD_BONUS = 1.0, 1.0
+NOTE = (
+    "WER in percent: mean of the seeds (range). Differences are to CTC, greedy, in points, paired by utterance, with "
+    "95 % intervals from bootstrap resamples of the test speakers."
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,9 @@ def corpora(options: argparse.Namespace) -> Iterator[Corpus]:
 
 def train(options: argparse.Namespace, corpus: Corpus, head: str) -> Path:
     """Fine-tune a model with a head, unless that is done."""
-    folder = options.output_dir / f"{corpus.name}-{head}-{options.max_steps}-updates-{options.learning_rate:g}"
+    begun = Path(options.model).name if options.model else "scratch"
+    recipe = f"{options.max_steps}-updates-{options.learning_rate:g}-seed-{options.seed}"
+    folder = options.output_dir / f"{corpus.name}-{head}-from-{begun}-{recipe}"
     start: dict[str, Any] = (
         {"model_name_or_path": options.model} if options.model else {"config_name": "chunkssl-tiny"}
     )
@@ -135,8 +142,9 @@ def language_model(options: argparse.Namespace, corpus: Corpus) -> Path:
 
 
 def evaluate(options: argparse.Namespace, corpus: Corpus, decoding: Decoding, folder: Path) -> dict[str, Any]:
-    """Word error rates of a decoder in every mode, with latency."""
+    """What a decoder writes in every mode, counted by utterance, and how late it is."""
     from hf_speech_ssl.data.reading import UtteranceReader
+    from hf_speech_ssl.evaluation.scores import Scores
     from hf_speech_ssl.options import DecodingOptions, ReadingOptions
     from hf_speech_ssl.recognition.evaluation import CorpusEvaluator
     from hf_speech_ssl.recognition.recognizer import Recognizer
@@ -148,11 +156,21 @@ def evaluate(options: argparse.Namespace, corpus: Corpus, decoding: Decoding, fo
     elif "beam" in decoding.name:
         settings = DecodingOptions(beam_size=BEAM_SIZE)
     evaluator = CorpusEvaluator(recognizer, recognizer.make_decoder(settings), CHUNKS_MS, "speaker_id", normalize=True)
-    report = evaluator.report(UtteranceReader(ReadingOptions(**corpus.test), "text"), num_worst=0, num_resamples=0)
+    reader = UtteranceReader(ReadingOptions(**corpus.test), "text", optional_columns=["speaker_id"])
+    scores = Scores(evaluator.transcribe(reader))
+    rates = scores.by_mode()
     return {
-        mode: {"wer": scores["wer"]["value"], "latency_ms": scores.get("mean_latency_ms")}
-        | {"real_time_factor": scores["real_time_factor"]}
-        for mode, scores in report["modes"].items()
+        "modes": {
+            mode: {
+                "wer": rates[mode]["wer"],
+                "word_errors": [counts.errors for counts in scores.words[mode]],
+                "latency_ms": evaluator.latencies[mode][1] if mode in evaluator.latencies else None,
+                "real_time_factor": evaluator.busy[mode] / evaluator.audio_seconds,
+            }
+            for mode in scores.modes
+        },
+        "words": [counts.reference_length for counts in scores.words[scores.modes[0]]],
+        "speaker": scores.speakers,
     }
 
 
@@ -165,15 +183,37 @@ def facts(options: argparse.Namespace, corpus: Corpus, decoding: Decoding) -> di
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """WER in percent, a row for each corpus and decoder, a column for each mode."""
-    modes = list(lines[0]["modes"])
-    latency = {mode: lines[0]["modes"][mode]["latency_ms"] for mode in modes}
-    header = ["corpus", "decoder", *(f"{m} ({latency[m]:.0f} ms late)" if latency[m] else m for m in modes)]
-    rows = [
-        [line["corpus"], line["decoding"], *(f"{100 * line['modes'][mode]['wer']:.1f}" for mode in modes)]
-        for line in lines
+    """WER in percent by corpus, decoder and mode, and how much it differs from that of the first decoder."""
+    modes = {mode: scores["latency_ms"] for mode, scores in lines[0]["modes"].items()}
+    header = [
+        "corpus",
+        "decoder",
+        "seeds",
+        *(f"{mode} ({ms:.0f} ms late)" if ms else mode for mode, ms in modes.items()),
     ]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for line in lines:
+        groups.setdefault((line["corpus"], line["decoding"]), []).append(line)
+    rows = []
+    for (corpus, decoding), group in groups.items():
+        rates = [mean_and_range([100 * one["modes"][mode]["wer"]["value"] for one in group]) for mode in modes]
+        rows.append([corpus, decoding, str(len(group)), *rates])
+        if first := groups.get((corpus, DECODINGS[0].name)):
+            changes = [difference(group, first, mode) for mode in modes] if group is not first else []
+            rows += [["", "difference", "", *changes]] if changes else []
     return markdown(header, rows)
+
+
+def difference(lines: list[dict[str, Any]], base: list[dict[str, Any]], mode: str) -> str:
+    """The difference of two decoders' WER over the seeds that both have."""
+    seeds = {line["seed"] for line in lines} & {line["seed"] for line in base}
+    if not seeds:
+        return ""
+    mine, other = (
+        np.sum([line["modes"][mode]["word_errors"] for line in part if line["seed"] in seeds], axis=0)
+        for part in (lines, base)
+    )
+    return paired_difference(mine, other, len(seeds) * np.array(lines[0]["words"]), lines[0]["speaker"])
 
 
 def main() -> None:
@@ -202,12 +242,16 @@ def main() -> None:
             if any(wanted.items() <= line.items() for line in lines):
                 continue
             folder = train(options, corpus, decoding.head)
-            lines.append({**wanted, "modes": evaluate(options, corpus, decoding, folder)})
+            lines.append({**wanted, **evaluate(options, corpus, decoding, folder)})
             lines[-1]["machine"] = machine(options.threads)
             with open(record, "a", encoding="utf-8") as file:
                 file.write(json.dumps(lines[-1]) + "\n")
             print(table(lines[-1:]))
-    print(table(lines))
+    settings = ("model", "max_steps", "learning_rate", "batch_seconds", "vocabulary_kind", "vocabulary_size")
+    told = sorted({", ".join(f"{name} {line[name]}" for name in settings) for line in lines})
+    report = "\n\n".join([lines[-1]["machine"], *told, NOTE, table(lines)])
+    record.with_suffix(".md").write_text(report + "\n", encoding="utf-8")
+    print(report)
 
 
 if __name__ == "__main__":
