@@ -86,8 +86,8 @@ def write_files(rows: Iterator[dict[str, Any]], folder: Path, options: argparse.
     return len(lines), left_out
 
 
-def abx_error(folder: Path, options: argparse.Namespace) -> float:
-    """The error rate, from 0 to 1, where chance is 0.5."""
+def abx_error(folder: Path, options: argparse.Namespace) -> tuple[float, int]:
+    """The error rate, from 0 to 1, where chance is 0.5, and of how many cells (pairs of phones) it is the mean."""
     import torch
     from fastabx import Dataset, Score, Subsampler, Task
 
@@ -102,8 +102,8 @@ def abx_error(folder: Path, options: argparse.Namespace) -> float:
     by = context if across else [*context, "speaker"]
     sampler = Subsampler(options.max_size_group, options.max_x_across if across else None)
     task = Task(data, on="#phone", by=by or None, across=["speaker"] if across else None, subsampler=sampler)
-    error: float = Score(task, "angular").collapse(levels=[*([tuple(context)] if context else []), "speaker"])
-    return error
+    levels = [*([tuple(context)] if context else []), "speaker"]
+    return Score(task, "angular").collapse(levels=levels), len(task)
 
 
 def main() -> None:
@@ -122,8 +122,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         options.items = options.items or Path(folder) / "phones.item"
         count, left_out = write_files(rows, Path(folder), options)
-        error = abx_error(Path(folder), options)
-    print(f"ABX error rate {100 * error:.2f} % ({count} items, {left_out} left out as too short; chance is 50 %)")
+        error, cells = abx_error(Path(folder), options)
+    print(
+        f"ABX error rate {100 * error:.2f} %, chance is 50 % "
+        f"({cells} cells of {count} items, {left_out} left out as too short)"
+    )
 
 
 if __name__ == "__main__":

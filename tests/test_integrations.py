@@ -100,9 +100,9 @@ def test_items_of_fastabx(tmp_path, monkeypatch, capsys):
     write_frames(tmp_path / "test.parquet")
     seen = []
 
-    def error(folder: Path, options: object) -> float:
+    def error(folder: Path, options: object) -> tuple[float, int]:
         seen.append(np.load(folder / "times" / "000001.npy"))
-        return 0.25
+        return 0.25, 7
 
     monkeypatch.setattr(abx, "abx_error", error)
     for flags, items, left_out in (
@@ -115,7 +115,10 @@ def test_items_of_fastabx(tmp_path, monkeypatch, capsys):
         header, *lines = (tmp_path / "some.item").read_text().splitlines()
         assert header == "#file onset offset #phone prev-phone next-phone speaker"
         assert lines == [f"00000{index} {item} speaker{index}" for index in range(2) for item in items]
-        assert f"25.00 % ({2 * len(items)} items, {left_out} left out" in capsys.readouterr().out
+        assert (
+            f"25.00 %, chance is 50 % (7 cells of {2 * len(items)} items, {left_out} left out"
+            in capsys.readouterr().out
+        )
     np.testing.assert_allclose(seen[0], 0.02 + 0.04 * np.arange(10), atol=1e-4)
     monkeypatch.setattr(sys, "argv", [*command, "--phone_column", "phonemes"])
     with pytest.raises(SystemExit, match="no column phonemes; write it with --columns phonemes speaker_id"):
