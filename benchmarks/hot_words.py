@@ -17,7 +17,7 @@ from typing import Any
 from common import argument_parser, machine, markdown, pin, write_results
 from live_data import RARE_NAMES, RATE, read_split
 
-BOOSTS = (2.0, 4.0, 6.0, 8.0, 10.0, 12.0)
+BOOSTS = (4.0, 8.0, 12.0, 16.0, 20.0, 24.0)
 CHUNK_MS = 320
 
 

@@ -8,6 +8,7 @@ Whole utterances, and, for a model that streams, chunks of 320 ms through the ex
 """
 
 import argparse
+import copy
 import runpy
 import shutil
 import sys
@@ -43,8 +44,14 @@ def whole(folder: Path, tokenizer) -> Callable[[np.ndarray], str]:
 
 def chunked(folder: Path) -> Callable[[np.ndarray], str]:
     """Transcribes them as streams."""
-    client = runpy.run_path(str(CLIENT))["Transcriber"]
-    return lambda samples: client(str(folder)).accept(samples, end=True)
+    client = runpy.run_path(str(CLIENT))["Transcriber"](str(folder))
+
+    def transcribe(samples: np.ndarray) -> str:
+        stream = copy.copy(client)  # a fresh stream with the same sessions
+        stream.tokens = []
+        return stream.accept(samples, end=True)
+
+    return transcribe
 
 
 def transcripts(recognizer, reader, folder: Path) -> list:
