@@ -111,8 +111,8 @@ def write_graph(graph: Graph, file: Path, format: Format) -> None:
 def quantize(file: Path) -> None:
     """Store an ONNX file's weights of products as int8, a scale per output; activations get theirs at each call.
 
-    The first and the last product of the model stay in float32. Weights take 7 bits: where a processor lacks VNNI,
-    sums of two products of 8 bits do not fit into the 16 that it has for them.
+    The first and the last product of the model stay in float32. Weights are unsigned: onnxruntime's sums of products
+    with signed ones overflow on processors without VNNI.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -125,8 +125,7 @@ def quantize(file: Path) -> None:
             model,
             file,
             per_channel=True,
-            weight_type=QuantType.QInt8,
-            reduce_range=True,
+            weight_type=QuantType.QUInt8,
             op_types_to_quantize=["MatMul", "Gemm"],
             nodes_to_exclude=[name for name, scope in scopes.items() if any(part in scope for part in _IN_FLOAT32)],
             extra_options={"MatMulConstBOnly": True},
