@@ -176,8 +176,10 @@ def evaluate(options: argparse.Namespace, corpus: Corpus, decoding: Decoding, fo
 
 def facts(options: argparse.Namespace, corpus: Corpus, decoding: Decoding) -> dict[str, Any]:
     """What a line says of how it was made. Two lines of equal facts are of the same run."""
-    names = "max_steps learning_rate batch_seconds seed vocabulary_kind vocabulary_size freeze_encoder_steps"
-    made = {name: getattr(options, name) for name in names.split()}
+    names = ["max_steps", "learning_rate", "batch_seconds", "seed", "freeze_encoder_steps"]
+    if decoding.head == "rnnt":
+        names += ["vocabulary_kind", "vocabulary_size"]
+    made = {name: getattr(options, name) for name in names}
     made |= {"model": Path(options.model).name if options.model else None, "decoding": decoding.name}
     return made | {"corpus": corpus.name, "synthetic_config": options.synthetic_config}
 
@@ -248,7 +250,10 @@ def main() -> None:
                 file.write(json.dumps(lines[-1]) + "\n")
             print(table(lines[-1:]))
     settings = ("model", "max_steps", "learning_rate", "batch_seconds", "vocabulary_kind", "vocabulary_size")
-    told = sorted({", ".join(f"{name} {line[name]}" for name in settings) for line in lines})
+    searched = [line for line in lines if line["decoding"].startswith("transducer")]
+    told = sorted(
+        {line["corpus"] + ": " + ", ".join(f"{name} {line[name]}" for name in settings) for line in searched}
+    )
     report = "\n\n".join([lines[-1]["machine"], *told, NOTE, table(lines)])
     record.with_suffix(".md").write_text(report + "\n", encoding="utf-8")
     print(report)
