@@ -78,6 +78,7 @@ def draw(results: dict[str, dict[int, dict]], path: Path) -> None:
         axes.plot(delays, rates, marker="o", label=name)
         for chunk, x, y in zip(known, delays, rates, strict=True):
             axes.annotate(f"{chunk} ms", (x, y), textcoords="offset points", xytext=(4, 4))
+    axes.margins(x=0.15)  # for the labels
     axes.set_xlabel("from the end of a word to its text, median, ms")
     axes.set_ylabel("WER, %")
     axes.legend()
