@@ -240,6 +240,7 @@ class Benchmark:
             ],
             "verdict": results.get("verdict"),
             "pretraining_hours": results["training_hours"],
+            "mixed_precision": options.mixed_precision,
             "peak_memory_gib": peak,
             **({"probe": self.probe(output_dir)} if options.probe_config else {}),
         }
@@ -331,7 +332,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--finetuning_rate", type=float, default=2e-3)
     parser.add_argument("--finetuning_freeze_steps", type=int, default=100, help="updates of the head alone")
     parser.add_argument("--finetuning_config", default="hidden_dropout=0.1", help="as --config_overrides")
-    parser.add_argument("--mixed_precision", default="bf16", help="of pretraining")
+    parser.add_argument("--mixed_precision", default="no", help="of pretraining: bf16 where the processor has it")
     parser.add_argument("--probe_config", help="of the synthetic corpus, as levels=varied,sentences=300: phone probes")
     parser.add_argument("--work_dir", type=Path, default=REPOSITORY / "outputs" / "labels")
     parser.add_argument("--output_dir", type=Path, default=RESULTS)

@@ -5,8 +5,9 @@
 Two Chunk SSL models are fine-tuned with as many updates on the same batches: one with CTC on letters, one with a
 transducer. They begin with `--model`, a pretrained `chunkssl-tiny`, or with random weights. CTC is decoded greedily
 and with a 4-gram of the training transcripts, the transducer greedily and with a beam of 8; all also in chunks. AN4's
-test speakers are the 10 whom `small_model.py` and `labels.py` leave out; the synthetic
-corpus is that of `--synthetic_config`, with unseen sentences and voices in its test split.
+test speakers are the 14 whom `labels.py` leaves out of its pretraining, too; `small_model.py` leaves out 10 of them,
+so with its checkpoint `--num_test_speakers 10` belongs. The synthetic corpus is that of `--synthetic_config`, with
+unseen sentences and voices in its test split.
 
 Every line of `rnnt.jsonl` is one corpus and decoder. What is there is not made again, and a killed training run
 resumes, so the same command goes on where it stopped. Latency is from a sound to its text, without computation.
@@ -26,11 +27,11 @@ from labels_data import read_folder, split_speakers, write_table
 
 CHUNKS_MS = [160, 320, 640, 1280]
 CHUNKS = " ".join(map(str, CHUNKS_MS))
-# The checkpoint of `small_model.py` leaves out fewer speakers of AN4 than `labels.py`: the test is on those whom both
-# leave out, and the others of the 14 are in neither training nor test.
-NUM_LEFT_OUT, NUM_TEST_SPEAKERS, SPLIT_SEED = 14, 10, 9
 BEAM_SIZE = 8
 LM_WEIGHT, WORD_BONUS = 1.0, 1.0
+SHARED = ["max_steps", "learning_rate", "batch_seconds", "freeze_encoder_steps", "config_overrides"]
+RNNT_ONLY = ["vocabulary_kind", "vocabulary_size", "rnnt_config"]
+SPLIT = ["num_left_out", "num_test_speakers", "split_seed"]
 NOTE = (
     "WER in percent: mean of the seeds (range). Differences are to CTC, greedy, in points, paired by utterance, with "
     "95 % intervals from bootstrap resamples of the test speakers."
@@ -76,8 +77,8 @@ DECODINGS = [
 def corpora(options: argparse.Namespace) -> Iterator[Corpus]:
     """The corpora that the options name."""
     if options.an4_folder is not None:
-        test, _ = split_speakers(options.an4_folder, NUM_TEST_SPEAKERS, SPLIT_SEED)
-        _, others = split_speakers(options.an4_folder, NUM_LEFT_OUT, SPLIT_SEED)
+        test, _ = split_speakers(options.an4_folder, options.num_test_speakers, options.split_seed)
+        _, others = split_speakers(options.an4_folder, options.num_left_out, options.split_seed)
         rows = read_folder(options.an4_folder)
         tables = {
             name: write_table(options.output_dir / f"an4-{name}.jsonl", [one for one in rows if one.speaker_id in who])
@@ -95,18 +96,19 @@ def train(options: argparse.Namespace, corpus: Corpus, head: str) -> Path:
     """Fine-tune a model with a head, unless that is done."""
     begun = Path(options.model).name if options.model else "scratch"
     recipe = f"{options.max_steps}-updates-{options.learning_rate:g}-seed-{options.seed}"
+    if chosen := ",".join(filter(None, [options.config_overrides, options.rnnt_config if head == "rnnt" else ""])):
+        recipe += f"-{chosen}"
     folder = options.output_dir / f"{corpus.name}-{head}-from-{begun}-{recipe}"
     start: dict[str, Any] = (
         {"model_name_or_path": options.model} if options.model else {"config_name": "chunkssl-tiny"}
     )
     fields = f"streaming_durations_ms={CHUNKS_MS}".replace(" ", "")
-    own: dict[str, Any] = {"freeze_encoder_steps": options.freeze_encoder_steps, "config_overrides": fields}
+    own: dict[str, Any] = {"freeze_encoder_steps": options.freeze_encoder_steps}
     if head == "rnnt":
         own |= {"vocabulary_kind": options.vocabulary_kind, "vocabulary_size": options.vocabulary_size}
         # SpecAugment as CTC has it, so that nothing but the head differs.
-        own["config_overrides"] = (
-            f"{fields},num_time_masks=0,num_feature_masks=0,mask_time_prob=0.05,mask_feature_prob=0.1"
-        )
+        fields += ",num_time_masks=0,num_feature_masks=0,mask_time_prob=0.05,mask_feature_prob=0.1"
+    own["config_overrides"] = ",".join(filter(None, [fields, chosen]))
     schedule = {"lr_scheduler_type": "tri_stage", "warmup_steps": 0.1, "hold_steps": 0.4, "num_anneals": 10}
     call_script(
         f"finetuning_scripts/run_{head}.py",
@@ -179,33 +181,46 @@ def evaluate(options: argparse.Namespace, corpus: Corpus, decoding: Decoding, fo
 
 def facts(options: argparse.Namespace, corpus: Corpus, decoding: Decoding) -> dict[str, Any]:
     """What a line says of how it was made. Two lines of equal facts are of the same run."""
-    names = ["max_steps", "learning_rate", "batch_seconds", "seed", "freeze_encoder_steps"]
+    names = ["seed", *SHARED]
     if decoding.head == "rnnt":
-        names += ["vocabulary_kind", "vocabulary_size"]
+        names += RNNT_ONLY
+    if corpus.name == "AN4":
+        names += SPLIT
     made = {name: getattr(options, name) for name in names}
     made |= {"model": Path(options.model).name if options.model else None, "decoding": decoding.name}
     return made | {"corpus": corpus.name, "synthetic_config": options.synthetic_config}
 
 
-def table(lines: list[dict[str, Any]]) -> str:
-    """WER in percent by corpus, decoder and mode, and how much it differs from that of the first decoder."""
-    modes = {mode: scores["latency_ms"] for mode, scores in lines[0]["modes"].items()}
-    header = [
-        "corpus",
-        "decoder",
-        "seeds",
-        *(f"{mode} ({ms:.0f} ms late)" if ms else mode for mode, ms in modes.items()),
-    ]
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+def tables(lines: list[dict[str, Any]]) -> list[str]:
+    """A section for the lines of each corpus and recipe: the recipe, and a table."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for line in lines:
-        groups.setdefault((line["corpus"], line["decoding"]), []).append(line)
+        recipe = tuple(line.get(name) for name in ["corpus", "model", *SHARED, *SPLIT])
+        groups.setdefault(recipe, []).append(line)
+    return [text for group in groups.values() for text in (settings(group), table(group))]
+
+
+def settings(lines: list[dict[str, Any]]) -> str:
+    """How the models of one table were made."""
+    known = {name: line[name] for line in lines for name in [*SHARED, *RNNT_ONLY, *SPLIT] if line.get(name)}
+    told = ", ".join(f"{name} {value}" for name, value in known.items())
+    return f"**{lines[0]['corpus']}, from {lines[0]['model'] or 'random weights'}**: {told}"
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """WER in percent by decoder and mode, and how much it differs from that of the first decoder."""
+    modes = {mode: scores["latency_ms"] for mode, scores in lines[0]["modes"].items()}
+    header = ["decoder", "seeds", *(f"{mode} ({ms:.0f} ms late)" if ms else mode for mode, ms in modes.items())]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        groups.setdefault(line["decoding"], []).append(line)
     rows = []
-    for (corpus, decoding), group in groups.items():
+    for decoding, group in groups.items():
         rates = [mean_and_range([100 * one["modes"][mode]["wer"]["value"] for one in group]) for mode in modes]
-        rows.append([corpus, decoding, str(len(group)), *rates])
-        if first := groups.get((corpus, DECODINGS[0].name)):
-            changes = [difference(group, first, mode) for mode in modes] if group is not first else []
-            rows += [["", "difference", "", *changes]] if changes else []
+        rows.append([decoding, str(len(group)), *rates])
+        first = groups.get(DECODINGS[0].name, group)
+        if group is not first:
+            rows.append(["difference", "", *(difference(group, first, mode) for mode in modes)])
     return markdown(header, rows)
 
 
@@ -232,6 +247,11 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--batch_seconds", type=float, default=24.0)
     parser.add_argument("--freeze_encoder_steps", type=int, default=0)
+    parser.add_argument("--config_overrides", default="", help="fields of both heads' configurations")
+    parser.add_argument("--rnnt_config", default="", help="fields of the transducer's configuration alone")
+    parser.add_argument("--num_left_out", type=int, default=14, help="speakers of AN4 who are not trained on")
+    parser.add_argument("--num_test_speakers", type=int, default=14, help="those of them who are tested on")
+    parser.add_argument("--split_seed", type=int, default=9)
     parser.add_argument("--vocabulary_kind", default="unigram")
     parser.add_argument("--vocabulary_size", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
@@ -252,12 +272,7 @@ def main() -> None:
             with open(record, "a", encoding="utf-8") as file:
                 file.write(json.dumps(lines[-1]) + "\n")
             print(table(lines[-1:]))
-    settings = ("model", "max_steps", "learning_rate", "batch_seconds", "vocabulary_kind", "vocabulary_size")
-    searched = [line for line in lines if line["decoding"].startswith("transducer")]
-    told = sorted(
-        {line["corpus"] + ": " + ", ".join(f"{name} {line[name]}" for name in settings) for line in searched}
-    )
-    report = "\n\n".join([lines[-1]["machine"], *told, NOTE, table(lines)])
+    report = "\n\n".join([lines[-1]["machine"], NOTE, *tables(lines)])
     record.with_suffix(".md").write_text(report + "\n", encoding="utf-8")
     print(report)
 

@@ -36,6 +36,7 @@ WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD
 # Warnings that users can do nothing about: on an argument of DistributedDataParallel, and of the latter on the memory
 # layout of depthwise convolutions' gradients.
 NOISE = r"(?s).*(`broadcast_buffers` is deprecated|Grad strides do not match bucket view strides)"
+BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")  # as torch names what x86 and ARM processors have
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 IMPATIENCE = 1.0  # seconds after which a second Ctrl-C is meant; launchers and terminals may both deliver the first
 T = TypeVar("T")
@@ -140,6 +141,9 @@ def describe_processes(accelerator: Accelerator) -> str:
     """How many processes train, on what, and how they share the work."""
     on = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type.upper()
     precision = "float32" if accelerator.mixed_precision == "no" else f"{accelerator.mixed_precision} autocast"
+    if precision.startswith("bf16") and accelerator.device.type == "cpu":
+        if not any(torch.cpu.get_capabilities().get(name) for name in BF16_INSTRUCTIONS):
+            precision += " (this CPU computes no bf16 and emulates it slowly: use --mixed_precision no)"
     if accelerator.num_processes == 1:
         return f"1 process on {on}, {precision}"
     backend = torch.distributed.get_backend()

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from toys import free_port
 
 from hf_speech_ssl.training import processes
-from hf_speech_ssl.training.processes import checked_trackers, make_accelerator
+from hf_speech_ssl.training.processes import checked_trackers, describe_processes, make_accelerator
 from hf_speech_ssl.training.settings import TrainingSettings
 
 HERE = Path(__file__).parent
@@ -101,3 +101,12 @@ def test_fp16_is_refused_where_it_cannot_be(tmp_path, request):
     request.addfinalizer(lambda: AcceleratorState._reset_state(reset_partial_state=True))
     with pytest.raises(ValueError, match="fp16 needs a GPU.*--mixed_precision"):
         make_accelerator(TrainingSettings(output_dir=str(tmp_path), mixed_precision="fp16", report_to="none"))
+
+
+@pytest.mark.parametrize(("capabilities", "told"), [({"avx2": True}, True), ({"avx512_bf16": True}, False)])
+def test_bf16_that_a_cpu_emulates_is_told(tmp_path, request, monkeypatch, capabilities, told):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    request.addfinalizer(lambda: AcceleratorState._reset_state(reset_partial_state=True))
+    monkeypatch.setattr(processes.torch.cpu, "get_capabilities", lambda: capabilities)
+    accelerator = make_accelerator(TrainingSettings(output_dir=str(tmp_path), mixed_precision="bf16", report_to="none"))
+    assert ("emulates it slowly: use --mixed_precision no" in describe_processes(accelerator)) is told
