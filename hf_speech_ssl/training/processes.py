@@ -141,9 +141,9 @@ def describe_processes(accelerator: Accelerator) -> str:
     """How many processes train, on what, and how they share the work."""
     on = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type.upper()
     precision = "float32" if accelerator.mixed_precision == "no" else f"{accelerator.mixed_precision} autocast"
-    if precision.startswith("bf16") and accelerator.device.type == "cpu":
-        if not any(torch.cpu.get_capabilities().get(name) for name in BF16_INSTRUCTIONS):
-            precision += " (this CPU computes no bf16 and emulates it slowly: use --mixed_precision no)"
+    computed = accelerator.device.type != "cpu" or any(map(torch.cpu.get_capabilities().get, BF16_INSTRUCTIONS))
+    if accelerator.mixed_precision == "bf16" and not computed:
+        precision += " (this CPU computes no bf16 and emulates it slowly: use --mixed_precision no)"
     if accelerator.num_processes == 1:
         return f"1 process on {on}, {precision}"
     backend = torch.distributed.get_backend()

@@ -108,5 +108,6 @@ def test_bf16_that_a_cpu_emulates_is_told(tmp_path, request, monkeypatch, capabi
     AcceleratorState._reset_state(reset_partial_state=True)
     request.addfinalizer(lambda: AcceleratorState._reset_state(reset_partial_state=True))
     monkeypatch.setattr(processes.torch.cpu, "get_capabilities", lambda: capabilities)
-    accelerator = make_accelerator(TrainingSettings(output_dir=str(tmp_path), mixed_precision="bf16", report_to="none"))
-    assert ("emulates it slowly: use --mixed_precision no" in describe_processes(accelerator)) is told
+    settings = TrainingSettings(output_dir=str(tmp_path), mixed_precision="bf16", report_to="none")
+    described = describe_processes(make_accelerator(settings))
+    assert ("emulates it slowly: use --mixed_precision no" in described) is told
