@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import httpx
 import numpy as np
@@ -28,11 +29,11 @@ from hf_speech_ssl.recognition.long_form import LongFormRecognizer
 from hf_speech_ssl.recognition.recognizer import Recognizer
 from hf_speech_ssl.recognition.streaming import StreamingBatch, StreamingTranscriber
 from hf_speech_ssl.recognition.voice import VoiceDetector
-from hf_speech_ssl.serving.app import build_app, build_service
+from hf_speech_ssl.serving.app import build_service
 from hf_speech_ssl.serving.engine import Busy, Engine
 from hf_speech_ssl.serving.limits import Access, Limits, Refused, read_tokens
 from hf_speech_ssl.serving.realtime import RealtimeSession
-from hf_speech_ssl.serving.server import _Server
+from hf_speech_ssl.serving.server import make_server
 
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
 
@@ -76,7 +77,7 @@ def engine(recognizer):
 def serving(recognizer: Recognizer, tokens: tuple[str, ...] = (), detector: VoiceDetector | None = None, **limits):
     """A server on the loopback address: its service, the server itself, and its port."""
     service = build_service(recognizer, "tiny", CHUNK_MS, limits=Limits(**limits), tokens=tokens, detector=detector)
-    server = _Server(uvicorn.Config(build_app(service), port=0, log_level="error"), service, shutdown_seconds=20)
+    server = make_server(service, shutdown_seconds=20, port=0, log_level="error")
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -273,6 +274,20 @@ def test_openai_s_events(recognizer, server, rate):
         previous = done["item_id"]
     client.socket.close()
     assert gone(server[0])
+
+
+def test_a_client_whose_samples_wait_is_not_taken_for_gone(recognizer, monkeypatch):
+    """The server reads no answer to its pings as long as samples wait."""
+    monkeypatch.setattr(uvicorn, "Config", partial(uvicorn.Config, ws_ping_interval=0.1, ws_ping_timeout=0.2))
+    samples, go_on = samples_of(0, 2.0), threading.Event()
+    with serving(recognizer, max_seconds_waiting=0.1) as (service, _, port):
+        feed = service.engine.batch.feed
+        monkeypatch.setattr(service.engine.batch, "feed", lambda *given: go_on.wait(60) and feed(*given))
+        client = Client(port)
+        client.begin()
+        threading.Timer(1.5, go_on.set).start()
+        assert client.utterance(samples, size=320)[-1]["transcript"] == text_of(recognizer, samples)
+        client.socket.close()
 
 
 def test_fields_that_change_nothing_are_named(server):

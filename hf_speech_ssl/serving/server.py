@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -40,15 +41,18 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve_until_signal(service: Service, host: str, port: int, shutdown_seconds: float = 10.0) -> None:
-    """Serve until SIGINT or SIGTERM. Live streams are then transcribed to their end, for at most so many seconds."""
+def make_server(service: Service, shutdown_seconds: float, **settings: Any) -> _Server:
+    """A server for a service; `settings` are uvicorn's."""
     config = uvicorn.Config(
         build_app(service),
-        host=host,
-        port=port,
-        log_level="warning",
         ws_max_size=_LARGEST_EVENT,
         ws_ping_timeout=None,  # while samples wait, no answer to a ping is read; `idle_seconds` ends the rest
         timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
+        **settings,
     )
-    _Server(config, service, shutdown_seconds).run()
+    return _Server(config, service, shutdown_seconds)
+
+
+def serve_until_signal(service: Service, host: str, port: int, shutdown_seconds: float = 10.0) -> None:
+    """Serve until SIGINT or SIGTERM. Live streams are then transcribed to their end, for at most so many seconds."""
+    make_server(service, shutdown_seconds, host=host, port=port, log_level="warning").run()
