@@ -65,7 +65,7 @@ ROWS: dict[str, dict[str, str | None]] = {
         "distilled": f"{_REFINED}1,{_DISTILLED}",
         "best-rq, unmasked frames": _PAPER.replace("unmasked_loss_weight=0", "unmasked_loss_weight=1"),
         "birq": f"{_PAPER.replace('enhanced_loss_weight=0', 'enhanced_loss_weight=0.1')},{_PAPERS_ENHANCED}",
-        "birq, default": f"{_PAPER.replace('random', 'whitened')},{_CLUSTERS}".replace("enhanced_loss_weight=0,", ""),
+        "birq, whitened": f"{_PAPER.replace('random', 'whitened')},{_CLUSTERS}".replace("enhanced_loss_weight=0,", ""),
         "birq, refined": f"{_LEARNED},unmasked_loss_weight=1,{_CLUSTERS}",
     },
     "chunkssl": {
