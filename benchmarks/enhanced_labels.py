@@ -179,7 +179,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--synthetic_probe", default="sentences=600,eval_sentences=200,grammar=full,levels=varied,seed=1"
     )
-    parser.add_argument("--mixed_precision", default="bf16")
+    parser.add_argument("--mixed_precision", default="no", help="bf16 where the processor has it")
     parser.add_argument("--work_dir", type=Path, default=REPOSITORY / "outputs" / "enhanced_labels")
     parser.add_argument("--output_dir", type=Path, default=RESULTS)
     return parser.parse_args()
