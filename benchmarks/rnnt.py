@@ -46,11 +46,13 @@ class Corpus:
         name: in the table.
         train: flags of the training scripts.
         test: arguments of `ReadingOptions`.
+        vocabulary_size: of the transducer's tokenizer, if the options do not say it; the transcripts have no more.
     """
 
     name: str
     train: dict[str, Any]
     test: dict[str, Any]
+    vocabulary_size: int
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,17 @@ def corpora(options: argparse.Namespace) -> Iterator[Corpus]:
             name: write_table(options.output_dir / f"an4-{name}.jsonl", [one for one in rows if one.speaker_id in who])
             for name, who in (("train", others), ("test", test))
         }
-        yield Corpus(
-            "AN4", {"dataset_name": tables["train"]}, {"dataset_name": str(tables["test"]), "split_name": "train"}
-        )
+        test_data = {"dataset_name": str(tables["test"]), "split_name": "train"}
+        yield Corpus("AN4", {"dataset_name": tables["train"]}, test_data, 48)
     if options.synthetic_config:
         data = {"dataset_name": "synthetic", "dataset_config_name": options.synthetic_config}
-        yield Corpus("synthetic", data, {**data, "split_name": "test"})
+        yield Corpus("synthetic", data, {**data, "split_name": "test"}, 38)
+
+
+def vocabulary(options: argparse.Namespace, corpus: Corpus) -> dict[str, Any]:
+    """The tokenizer of the transducer."""
+    size = options.vocabulary_size or corpus.vocabulary_size
+    return {"vocabulary_kind": options.vocabulary_kind, "vocabulary_size": size}
 
 
 def train(options: argparse.Namespace, corpus: Corpus, head: str) -> Path:
@@ -105,7 +112,7 @@ def train(options: argparse.Namespace, corpus: Corpus, head: str) -> Path:
     fields = f"streaming_durations_ms={CHUNKS_MS}".replace(" ", "")
     own: dict[str, Any] = {"freeze_encoder_steps": options.freeze_encoder_steps}
     if head == "rnnt":
-        own |= {"vocabulary_kind": options.vocabulary_kind, "vocabulary_size": options.vocabulary_size}
+        own |= vocabulary(options, corpus)
         # SpecAugment as CTC has it, so that nothing but the head differs.
         fields += ",num_time_masks=0,num_feature_masks=0,mask_time_prob=0.05,mask_feature_prob=0.1"
     own["config_overrides"] = ",".join(filter(None, [fields, chosen]))
@@ -181,12 +188,9 @@ def evaluate(options: argparse.Namespace, corpus: Corpus, decoding: Decoding, fo
 
 def facts(options: argparse.Namespace, corpus: Corpus, decoding: Decoding) -> dict[str, Any]:
     """What a line says of how it was made. Two lines of equal facts are of the same run."""
-    names = ["seed", *SHARED]
+    made = {name: getattr(options, name) for name in ["seed", *SHARED, *(SPLIT if corpus.name == "AN4" else [])]}
     if decoding.head == "rnnt":
-        names += RNNT_ONLY
-    if corpus.name == "AN4":
-        names += SPLIT
-    made = {name: getattr(options, name) for name in names}
+        made |= vocabulary(options, corpus) | {"rnnt_config": options.rnnt_config}
     made |= {"model": Path(options.model).name if options.model else None, "decoding": decoding.name}
     return made | {"corpus": corpus.name, "synthetic_config": options.synthetic_config}
 
@@ -253,7 +257,7 @@ def main() -> None:
     parser.add_argument("--num_test_speakers", type=int, default=14, help="those of them who are tested on")
     parser.add_argument("--split_seed", type=int, default=9)
     parser.add_argument("--vocabulary_kind", default="unigram")
-    parser.add_argument("--vocabulary_size", type=int, default=48)
+    parser.add_argument("--vocabulary_size", type=int, help="48 for AN4 and 38 for synthetic speech, if not given")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.output_dir = options.output_dir.resolve() / "rnnt"
