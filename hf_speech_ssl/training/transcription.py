@@ -29,6 +29,9 @@ from .updates import features_of
 
 MAX_UNKNOWN_SHARE = 0.02  # of the letters of a split; beyond it a run is refused
 NUM_NAMED = 5  # utterances in warnings
+NOTHING_WRITTEN = (
+    "  The model writes nothing yet, as all do at first. Where the loss no longer falls, half the --learning_rate helps."
+)
 logger = logging.getLogger(__name__)
 
 
@@ -222,9 +225,12 @@ class TranscriptEvaluator:
         return sums, found
 
     def show(self, references: list[str], transcripts: list[str]) -> None:
-        """Keep the first few transcripts as examples."""
+        """Keep the first few transcripts as examples, or say that the model writes nothing."""
         pairs = zip(references, transcripts, strict=True)
-        self.examples.extend(f"  ref: {reference}\n  hyp: {transcript}" for reference, transcript in pairs)
+        if any(transcripts) or not any(references):
+            self.examples.extend(f"  ref: {reference}\n  hyp: {transcript}" for reference, transcript in pairs)
+        elif NOTHING_WRITTEN not in self.examples:
+            self.examples.append(NOTHING_WRITTEN)
         del self.examples[self.num_examples :]
 
     def transcribe(self, model: nn.Module, output: Mapping[str, Any]) -> list[Hypothesis]:

@@ -12,6 +12,7 @@ from hf_speech_ssl import BiRQConfig, BiRQForCTC, SpeechSSLFeatureExtractor
 from hf_speech_ssl.decoding import build_ctc_processor, build_ctc_tokenizer
 from hf_speech_ssl.training.processes import Interruption
 from hf_speech_ssl.training.transcription import (
+    NOTHING_WRITTEN,
     TranscriptEvaluator,
     Transcription,
     check_letters,
@@ -106,3 +107,13 @@ def test_a_split_without_words_has_no_rate(one_process):
 
     evaluator = TranscriptEvaluator(one_process, make_objective(), {"test": Silent()})
     assert math.isnan(evaluator(tiny_ctc(), Interruption())["eval_wer"])
+
+
+def test_examples_say_where_a_model_writes_nothing(one_process):
+    evaluator = TranscriptEvaluator(one_process, make_objective(), {"test": Mismatched()})
+    for _ in range(2):  # in two modes
+        evaluator.show(["abc", "def"], ["", ""])
+    assert evaluator.examples == [NOTHING_WRITTEN]
+    evaluator.show(["abc"], ["ab"])
+    evaluator.show([""], [""])
+    assert evaluator.examples[1:] == ["  ref: abc\n  hyp: ab", "  ref: \n  hyp: "]
