@@ -30,7 +30,7 @@ from .updates import features_of
 MAX_UNKNOWN_SHARE = 0.02  # of the letters of a split; beyond it a run is refused
 NUM_NAMED = 5  # utterances in warnings
 NOTHING_WRITTEN = (
-    "  The model writes nothing yet, as all do at first. Where the loss no longer falls, half the --learning_rate helps."
+    "  The model writes nothing yet, as all do at first. If the loss no longer falls, halve --learning_rate."
 )
 logger = logging.getLogger(__name__)
 
