@@ -166,6 +166,7 @@ def add_model(hub: HubServer, tmp_path: Path, name: str = "me/asr"):
     return len(files["model.safetensors"])
 
 
+@pytest.mark.slow
 def test_a_download_that_breaks_leaves_nothing_that_loads(hub, tmp_path):
     size = add_model(hub, tmp_path)
     hub.break_after, hub.broken_downloads = size // 3, 10**6

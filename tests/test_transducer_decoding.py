@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny_birq, tiny_chunkssl
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoProcessor, pipeline
 
@@ -69,6 +69,8 @@ def beam(model, tokenizer, num_best=1, threshold=10.0, **options) -> TransducerB
 
 @pytest.mark.parametrize("kind", ["greedy", "beam"])
 @given(frames=st.integers(1, 30), seed=st.integers(0, 99), cuts=st.lists(st.integers(0, 30), max_size=4))
+@example(frames=6, seed=13, cuts=[4])  # the best alignment of shared tokens changes later
+@example(frames=30, seed=1, cuts=[])  # a pause of a second divides a word
 @settings(max_examples=12, deadline=None)
 def test_pieces_give_what_the_whole_gives(model, tokenizer, kind, frames, seed, cuts):
     decoder = (
@@ -86,7 +88,8 @@ def test_pieces_give_what_the_whole_gives(model, tokenizer, kind, frames, seed, 
     found = decoder.finish(state)
     assert [one.text for one in found] == [one.text for one in wanted] and found[0].text.startswith(before)
     assert found[0].score == pytest.approx(wanted[0].score, rel=1e-4)
-    assert [word.text for word in found[0].words] == found[0].text.split()
+    words = "".join(f"{'' if word.joined else ' '}{word.text}" for word in found[0].words)
+    assert words.split() == found[0].text.split()
     assert [(word.start, word.end) for word in found[0].words] == [(word.start, word.end) for word in wanted[0].words]
 
 
@@ -111,6 +114,7 @@ def probability(model, frames: torch.Tensor, ids: list[int]) -> float:
     return -transducer_loss(frames, states, model.joint, labels, *lengths).item()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_scores_of_a_wide_beam_are_the_exact_probabilities(model, tokenizer):
     """Every text of at most three tokens: none has more than three at a frame, so no alignment is left out."""

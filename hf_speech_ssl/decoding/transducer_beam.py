@@ -219,8 +219,8 @@ class TransducerBeamDecoder(Decoder[TransducerBeamState]):
         for place in range(max(lengths, default=0)):
             rows = [row for row, length in enumerate(lengths) if place < length]
             self._search_frame([states[row] for row in rows], frames[rows, place])
-        for state in states:
-            self._share(state)
+            for row in rows:  # at every frame, so that the frames of shared tokens do not depend on the pieces
+                self._share(states[row])
 
     def _search_frame(self, states: Sequence[TransducerBeamState], frames: torch.Tensor) -> None:
         """Take one frame of each of some utterances, (B, J), into their states."""
@@ -300,6 +300,8 @@ class TransducerBeamDecoder(Decoder[TransducerBeamState]):
         same = 0
         while all(len(one.tokens) > same and one.tokens[same] == first.tokens[same] for one in state.beams):
             same += 1
+        if not same:
+            return
         for token, frame in zip(first.tokens[:same], first.frames[:same], strict=True):
             state.shared.add(TokenSpan(token, frame, frame + 1))
         state.beams = [replace(one, tokens=one.tokens[same:], frames=one.frames[same:]) for one in state.beams]

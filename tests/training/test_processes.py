@@ -38,6 +38,7 @@ def torchrun(*flags):
     return start(launcher, *flags, ACCELERATE_USE_CPU="true")
 
 
+@pytest.mark.slow
 def test_accelerate_that_starts_too_few_or_lonely_processes_is_refused(tmp_path):
     for name, text in {"multi_cpu": "distributed_type: MULTI_CPU\n", "fsdp": FSDP}.items():
         (tmp_path / f"{name}.yaml").write_text(CONFIG + text)
