@@ -178,9 +178,9 @@ class MaskedPredictionModel(ConformerPreTrainedModel):
         """The weighted loss of codebook distillation (Xu et al., arXiv 2606.30671), and its diagnostics.
 
         An utterance counts as much as it has masked frames, as in the loss of the prediction, so that batches can be
-        divided among processes and accumulation steps. Before the start and after the last replacement the weight is
-        0, and the copy has zero gradients: every process expects some. Xu et al. do not say over what the blocks'
-        outputs are normalized; here each feature is, over the frames of its utterance that are not masked.
+        divided among processes and accumulation steps. Before the start and after the last replacement nothing is
+        computed, and the copy has zero gradients: every process expects some. Xu et al. do not say over what the
+        blocks' outputs are normalized; here each feature is, over the frames of its utterance that are not masked.
 
         Args:
             frames: (B, T, I), as they are labeled.
@@ -188,11 +188,14 @@ class MaskedPredictionModel(ConformerPreTrainedModel):
             masked, real: (B, T) bool.
         """
         quantizer: DistilledQuantizer = self.quantizer
+        weight = quantizer.loss_weight()
+        if not weight:
+            return 0 * quantizer.codebook_offset.sum(), {}
         shown, counts = real & ~masked, masked.sum(1)
         outputs = [normalize_over_frames(block_outputs[k].detach(), shown) for k in self.config.distilled_layers]
         losses = quantizer.distillation_losses(frames, torch.stack(outputs).mean(0), shown)
         error, kmeans = ((loss * counts).sum() / counts.sum().clamp_min(1) for loss in losses)
-        loss = quantizer.loss_weight() * (error + self.config.distillation_kmeans_weight * kmeans)
+        loss = weight * (error + self.config.distillation_kmeans_weight * kmeans)
         return loss, {"distillation_loss": error.detach(), "distillation_kmeans": kmeans.detach()}
 
     def describe_use(

@@ -194,6 +194,7 @@ torch.save({"notes": (model.config.note, model.config.second_note), "text": text
 """
 
 
+@pytest.mark.slow
 def test_keys_survive_remote_code(tmp_path):
     source, target = tmp_path / "source", tmp_path / "target"
     save_recognizer(FAMILIES["birq"], source)

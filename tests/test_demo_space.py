@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from huggingface_hub import SpaceCard
 from test_demo import CHUNK_MS, chunkssl_ctc, run_cli, save
 
@@ -34,6 +35,7 @@ print(hf_speech_ssl.__file__)
 """
 
 
+@pytest.mark.slow
 def test_a_space_s_app_opens_the_page(tmp_path, capsys):
     space = tmp_path / "space"
     (space / ".git").mkdir(parents=True)  # a clone
