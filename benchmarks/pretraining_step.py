@@ -11,6 +11,8 @@ is the median over the turns of two neighboring steps, in which a slow minute of
 
 import statistics
 import time
+from dataclasses import dataclass, field
+from typing import Any
 
 from common import (
     SIZES,
@@ -25,25 +27,55 @@ from common import (
     write_results,
 )
 
-MODES = {
-    "BEST-RQ": {"enhanced_loss_weight": 0.0},
+BEST_RQ: dict[str, Any] = {"enhanced_loss_weight": 0.0}
+MODES: dict[str, dict[str, Any]] = {
+    "BEST-RQ": BEST_RQ,
     "BiRQ": {},
     "BiRQ, detached": {"detach_enhanced_labels": True},
+}
+# Every step that is measured gathers statistics; every fourth one moves the entries.
+REFINED = {"projection_kind": "whitened", "projection_updates": 1, "codebook_distance": "euclidean"}
+REFINED |= {"codebook_refinements": 1000, "codebook_refinement_interval": 4, "reseed_dead_entries": True}
+# The first codebook is distilled, and the second one refined, in every step that is measured.
+DISTILLED = {"second_codebook_size": 256, "distillation_loss_weight": 0.5, "distillation_kmeans_weight": 0.1}
+DISTILLED |= {"distillation_start": 1, "codebook_replacements": [1000]}
+LABEL_MODES = {
+    "BEST-RQ": BEST_RQ,
+    "refined labels": BEST_RQ | REFINED,
+    "a second label set": BEST_RQ | REFINED | {"second_codebook_size": 256},
+    "distilled labels": BEST_RQ | REFINED | DISTILLED,
 }
 FIXED = [[10.0] * 8]
 # Durations in seconds from 4 to 16: in one padded batch, and as a bucketing sampler would join 32 of them.
 PADDED = [[4 + 12 * i / 7 for i in range(8)]]
 BUCKETED = [[4 + 12 * i / 31 for i in range(first, first + 8)] for first in range(0, 32, 8)]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Configurations that are compared with each other.
+
+    Args:
+        title: of its table.
+        settings: config fields of all of them.
+        durations: seconds of the utterances of each batch.
+        modes: config fields of each; the first is what the others are compared with.
+    """
+
+    title: str
+    settings: dict[str, Any]
+    durations: list[list[float]] = field(default_factory=lambda: FIXED)
+    modes: dict[str, dict[str, Any]] = field(default_factory=lambda: MODES)
+
+
+DEFAULT = {"frame_stacking": 4, "hidden_dropout": 0.1}
 GROUPS = {
-    "main": ("8 x 10 s, 25 Hz, dropout 0.1", {"frame_stacking": 4, "hidden_dropout": 0.1}, FIXED),
-    "no-dropout": ("8 x 10 s, 25 Hz, no dropout", {"frame_stacking": 4, "hidden_dropout": 0.0}, FIXED),
-    "padded": ("8 x 4 to 16 s in one batch, 25 Hz", {"frame_stacking": 4, "hidden_dropout": 0.1}, PADDED),
-    "bucketed": (
-        "32 x 4 to 16 s, batched by length, 25 Hz",
-        {"frame_stacking": 4, "hidden_dropout": 0.1},
-        BUCKETED,
-    ),
-    "50hz": ("8 x 10 s, 50 Hz, dropout 0.1", {"frame_stacking": 2, "hidden_dropout": 0.1}, FIXED),
+    "main": Group("8 x 10 s, 25 Hz, dropout 0.1", DEFAULT),
+    "no-dropout": Group("8 x 10 s, 25 Hz, no dropout", DEFAULT | {"hidden_dropout": 0.0}),
+    "padded": Group("8 x 4 to 16 s in one batch, 25 Hz", DEFAULT, PADDED),
+    "bucketed": Group("32 x 4 to 16 s, batched by length, 25 Hz", DEFAULT, BUCKETED),
+    "50hz": Group("8 x 10 s, 50 Hz, dropout 0.1", DEFAULT | {"frame_stacking": 2}),
+    "labels": Group("Labels that learn: 8 x 10 s, 25 Hz, dropout 0.1", DEFAULT, modes=LABEL_MODES),
 }
 
 
@@ -60,16 +92,16 @@ class PretrainingStep:
 
         self.memory = {"imported_mib": peak_mib()}
         torch.manual_seed(0)
-        _, settings, durations = GROUPS[group]
+        settings = GROUPS[group].settings
         stacking = settings["frame_stacking"]
         config = BiRQConfig(
-            **{**SIZES, **settings, **MODES[mode]},
+            **{**SIZES, **settings, **GROUPS[group].modes[mode]},
             mask_start_prob=0.01 * stacking,  # spans of 400 ms that hide 33 % at any frame rate
             mask_length=40 // stacking,
         )
         self.model = BiRQForPreTraining(config).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
-        self.batches = [speech_like(batch) for batch in durations]
+        self.batches = [speech_like(batch) for batch in GROUPS[group].durations]
         self.extractor = SpeechSSLFeatureExtractor()
         self.extractor.fit_normalization(self.batches)
         self.memory["built_mib"] = peak_mib()
@@ -111,9 +143,9 @@ class Probe:
         import torch
 
         self.square = torch.randn(2048, 2048)
-        _, settings, durations = GROUPS[group]
         width, inner = SIZES["hidden_size"], SIZES["intermediate_size"]
-        frames = [round(sum(batch) * 100 / settings["frame_stacking"]) for batch in durations]
+        stacking = GROUPS[group].settings["frame_stacking"]
+        frames = [round(sum(batch) * 100 / stacking) for batch in GROUPS[group].durations]
         # (inputs, outputs) of a block's linear layers: two feed-forwards, attention, convolution
         shapes = [(width, inner), (inner, width)] * 2 + [(width, 3 * width), (width, 2 * width)] + [(width, width)] * 2
         self.layers = [
@@ -146,18 +178,18 @@ def build(name: str, group: str) -> PretrainingStep | Probe:
 
 def measure(group: str, threads: int, repeats: int) -> dict:
     """Every configuration of a group, taking turns."""
-    configurations = {name: {"name": name, "group": group} for name in (*MODES, "probe")}
+    configurations = {name: {"name": name, "group": group} for name in (*GROUPS[group].modes, "probe")}
     turns, facts = take_turns(__file__, configurations, threads, repeats, group)
     return {"group": group, "turns": turns, "facts": facts}
 
 
 def table(result: dict) -> str:
     """A group's results as Markdown."""
-    (title, _, durations), turns = GROUPS[result["group"]], result["turns"]
-    audio = sum(map(sum, durations))
+    group, turns = GROUPS[result["group"]], result["turns"]
+    audio = sum(map(sum, group.durations))
     rates = [turn["probe"]["gflops_per_s"] for turn in turns]
     floor = [audio / turn["probe"]["linear_s"] for turn in turns]
-    seconds = {name: [sum(turn[name].values()) for turn in turns] for name in MODES}
+    seconds = {name: [sum(turn[name].values()) for turn in turns] for name in group.modes}
     columns = [
         "",
         "audio s / wall s",
@@ -173,7 +205,7 @@ def table(result: dict) -> str:
         f"Matrix product 2048^3: {spread(rates, 0)} GFLOP/s. Linear layers alone: {spread(floor)} audio s / wall s."
     )
     rows = []
-    for name in MODES:
+    for name in group.modes:
         facts = result["facts"][name]
         stages = [statistics.median(turn[name][stage] for turn in turns) for stage in turns[0][name]]
         share = [facts["gflop"] / s / rate for s, rate in zip(seconds[name], rates, strict=True)]
@@ -189,7 +221,7 @@ def table(result: dict) -> str:
             f"{facts['imported_mib'] / 1024:.2f} GiB",
         ]
         rows.append(cells)
-    return "\n\n".join([f"### {title}", probe, markdown(columns, rows)])
+    return "\n\n".join([f"### {group.title}", probe, markdown(columns, rows)])
 
 
 def main() -> None:
