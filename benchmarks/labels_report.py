@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,16 @@ def grouped(lines: list[Line]) -> dict[tuple[str, int, int], dict[str, list[Line
     return groups
 
 
+def encoder_of(recipe: dict[str, Any]) -> str:
+    """The preset, and the fields of the encoder that differ from it."""
+    return " with ".join(filter(None, [recipe["preset"], recipe.get("encoder_config")]))
+
+
 def title(recipe: str, speakers: int, steps: int) -> str:
-    """What a table or a panel shows: the corpus, and what differs most between recipes of fine-tuning."""
+    """What a table or a panel shows: the encoder, the corpus, and what differs most between recipes of fine-tuning."""
     made = json.loads(recipe)
-    parts = [f"{made['finetuning_folder']}: transcripts of {speakers} speakers, {steps:,} updates of fine-tuning"]
+    parts = [f"{encoder_of(made)}, {made['finetuning_folder']}: transcripts of {speakers} speakers"]
+    parts.append(f"{steps:,} updates of fine-tuning")
     if alone := made.get("finetuning_freeze_steps"):
         parts.append(f"the head alone for {alone}")
     return ", ".join(filter(None, [*parts, made.get("finetuning_config")]))
@@ -124,22 +131,35 @@ def probes(rows: dict[str, list[Line]], order: list[str]) -> str:
 
 
 def plot_history(lines: list[Line], order: list[str], file: Path) -> None:
-    """Perplexity of the labels over the updates of pretraining, one curve per row (its first seed)."""
+    """Perplexity of the labels over the updates of pretraining, a panel per encoder and a curve per row (its first
+    seed).
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import ScalarFormatter
 
-    runs = {name: some[0] for rows in grouped(lines).values() for name, some in rows.items()}
-    runs = {name: line for name, line in runs.items() if line.get("label_history")}
-    if not runs:
+    encoders: dict[str, dict[str, Line]] = {}
+    for line in lines:
+        if line.get("label_history"):
+            encoders.setdefault(encoder_of(line["recipe"]), {}).setdefault(name_of(line), line)
+    if not encoders:
         return
-    figure, panel = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    for name in sorted(runs, key=lambda name: order.index(runs[name]["row"])):
-        history = [(one["step"], perplexity(one)) for one in runs[name]["label_history"]]
-        panel.plot(*zip(*history, strict=True), label=name)
-    panel.set(xlabel="updates of pretraining", ylabel="perplexity over 50,000 frames", yscale="log")
-    panel.legend(fontsize=8, frameon=False)
+    figure, panels = pyplot.subplots(
+        len(encoders), squeeze=False, figsize=(9, 3 * len(encoders)), sharex=True, sharey=True, layout="constrained"
+    )
+    for panel, (encoder, runs) in zip(panels[:, 0], encoders.items(), strict=True):
+        for place, name in enumerate(in_order({name: [line] for name, line in runs.items()}, order)):
+            history = [(one["step"], perplexity(one)) for one in runs[name]["label_history"]]
+            # Each curve is thinner than those before it, which it would hide.
+            panel.plot(*zip(*history, strict=True), label=name, linewidth=max(1, 5 - 0.8 * place))
+        panel.set(title=encoder, ylabel="perplexity over 50,000 frames", yscale="log", ylim=(100, None))
+        panel.set_yticks([100, 200, 500, 1000, 2000])
+        panel.yaxis.set_major_formatter(ScalarFormatter())
+        panel.minorticks_off()
+        panel.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    panels[-1, 0].set_xlabel("updates of pretraining")
     figure.savefig(file, dpi=120)
     pyplot.close(figure)
 
@@ -175,7 +195,12 @@ def plot(lines: list[Line], order: list[str], file: Path) -> None:
     groups = grouped(lines)
     heights = [1.5 + len(rows) for rows in groups.values()]
     figure, panels = pyplot.subplots(
-        len(groups), squeeze=False, figsize=(9, 0.5 * sum(heights)), height_ratios=heights, layout="constrained"
+        len(groups),
+        squeeze=False,
+        figsize=(10, 0.5 * sum(heights)),
+        height_ratios=heights,
+        sharex=True,
+        layout="constrained",
     )
     for panel, (group, rows) in zip(panels[:, 0], groups.items(), strict=True):
         names = in_order(rows, order)[::-1]
@@ -184,8 +209,8 @@ def plot(lines: list[Line], order: list[str], file: Path) -> None:
             panel.barh(place, statistics.mean(values), color="lightsteelblue")
             panel.plot(values, [place] * len(values), "k.")
         panel.set_yticks(range(len(names)), names)
-        panel.set_title(title(*group), loc="right", fontsize=10)
-        panel.set_xlabel("WER, %")
+        panel.set_title(textwrap.fill(title(*group), 100, break_on_hyphens=False), loc="right", fontsize=10)
+    panels[-1, 0].set_xlabel("WER, %")
     figure.savefig(file, dpi=120)
     pyplot.close(figure)
 
