@@ -90,7 +90,7 @@ def test_what_others_write_during_the_call_is_passed_on(capfd) -> None:
     assert capfd.readouterr().err == "Traceback of a callback\nbehind it\n"
 
 
-def test_errors_and_interruptions_come_when_the_call_is_over() -> None:
+def test_interruptions_come_when_the_call_is_over() -> None:
     ended = []
 
     def interrupted() -> None:
@@ -104,6 +104,30 @@ def test_errors_and_interruptions_come_when_the_call_is_over() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert ended
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_an_interruption_while_the_thread_starts(begins: bool, monkeypatch) -> None:
+    """A call that has begun is waited for, one that has not never begins."""
+    start, begun, ended = threading.Thread.start, threading.Event(), []
+
+    def call() -> None:
+        begun.set()
+        ended.append(sum(range(1_000_000)))
+
+    def interrupted(thread: threading.Thread) -> None:
+        if begins:
+            start(thread)
+            begun.wait()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        without_libmpg123(call)
+    assert bool(ended) == begins
+
+
+def test_errors_come_when_the_call_is_over() -> None:
     with pytest.raises(ZeroDivisionError):
         without_libmpg123(lambda: 1 / 0)
 

@@ -34,10 +34,16 @@ def without_libmpg123(function: Callable[[], Result]) -> tuple[Result, list[str]
         return function(), []
     call = _Call(function)
     thread = threading.Thread(target=call, name="libsndfile", daemon=True)
-    thread.start()
     interrupted: BaseException | None = None
-    while thread.is_alive():  # nobody may close the sound file while it is read there
+    try:
+        thread.start()
+    except BaseException as error:  # Ctrl-C may come while the thread starts
+        if call.is_cancelled():
+            raise
+        interrupted = error
+    while not call.ended.is_set() or thread.is_alive():  # nobody may close the sound file while it is read there
         try:
+            call.ended.wait()
             thread.join()
         except BaseException as error:  # noqa: BLE001 - Ctrl-C, raised again below
             interrupted = error
@@ -54,6 +60,7 @@ class _Call(Generic[Result]):
     """A call in a thread of its own.
 
     Attributes:
+        ended: is set when all of the others are.
         results: holds what the function returned, if it returned.
         error: what it raised.
         written: what was written to standard error by C code and by Python meanwhile.
@@ -61,18 +68,29 @@ class _Call(Generic[Result]):
 
     def __init__(self, function: Callable[[], Result]):
         self._function = function
+        self._begins = threading.Lock()  # taken once, by the call that begins or by who cancels it
+        self.ended = threading.Event()
         self.results: list[Result] = []
         self.error: BaseException | None = None
         self.written = ""
 
+    def is_cancelled(self) -> bool:
+        """Whether the call has not begun; then it never will."""
+        return self._begins.acquire(blocking=False)
+
     def __call__(self) -> None:
-        caught = _catch_stderr()
+        if not self._begins.acquire(blocking=False):
+            return
         try:
-            self.results.append(self._function())
+            caught = _catch_stderr()
+            try:
+                self.results.append(self._function())
+            finally:
+                if caught is not None:
+                    self.written = os.pread(caught, 1 << 20, 0).decode(errors="surrogateescape")
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             self.error = error
-        if caught is not None:
-            self.written = os.pread(caught, 1 << 20, 0).decode(errors="surrogateescape")
+        self.ended.set()
 
 
 def _catch_stderr() -> int | None:
