@@ -160,8 +160,8 @@ class Benchmark:
             **({"encoder_config": options.encoder_config} if options.encoder_config else {}),
             "finetuning_folder": options.finetuning_folder.name,
             "finetuning_rate": options.finetuning_rate,
-            "finetuning_freeze_steps": options.finetuning_freeze_steps,
-            "finetuning_config": options.finetuning_config,
+            **({"finetuning_freeze_steps": options.finetuning_freeze_steps} if options.finetuning_freeze_steps else {}),
+            **({"finetuning_config": options.finetuning_config} if options.finetuning_config else {}),
             "num_test_speakers": len(self.test),
             "split_seed": options.split_seed,
         }
