@@ -5,8 +5,9 @@
 Folders hold audio files and a `metadata.csv` with the columns `file_name`, `text` and `speaker_id`. The speakers of
 the fine-tuning folder are shuffled once (`--split_seed`). The first of them are test speakers, who are left out of
 everything; the next are fine-tuned on; the audio of the others is pretrained on if the folder is among the pretraining
-folders. All rows have the same encoder, audio, updates and fine-tuning. One run of one row, with its seed, is one line
-of `labels.jsonl`.
+folders. With `--test_folder`, its utterances are the test, and all speakers of the fine-tuning folder are for training.
+All rows have the same encoder, audio, updates and fine-tuning. One run of one row, with its seed, is one line of
+`labels.jsonl`.
 
 Lines are appended as runs end, and a run whose line is there is not repeated, so that the command can be interrupted
 and continued, with more rows or seeds. The table is made anew from all lines; `--rows` without a name only does that.
@@ -144,17 +145,26 @@ class Benchmark:
         self.options = options
         self.family = family_of_preset(options.preset)
         self.rows = ROWS[self.family.presets]
-        self.test, self.others = split_speakers(
-            options.finetuning_folder, options.num_test_speakers, options.split_seed, options.test_speakers
+        num_test_speakers = 0 if options.test_folder else options.num_test_speakers
+        test, self.others = split_speakers(
+            options.finetuning_folder, num_test_speakers, options.split_seed, options.test_speakers
         )
-        encoder = "-".join(filter(None, [options.preset, options.encoder_config]))
-        self.folder = options.work_dir / f"{encoder}-{options.finetuning_folder.name}-{options.split_seed}"
-        kept = {Path(one.audio) for one in self.spoken_by(self.test)}
+        test_utterances = read_folder(options.test_folder) if options.test_folder else self.spoken_by(test)
+        names = [folder.name for folder in (options.finetuning_folder, options.test_folder) if folder]
+        parts = [options.preset, options.encoder_config, *names, str(options.split_seed)]
+        self.folder = options.work_dir / "-".join(filter(None, parts))
+        kept = {Path(one.audio) for one in test_utterances}
         audio = [one for folder in options.pretraining_folders for one in read_folder(folder)]
-        self.audio_table = write_table(
-            self.folder / "pretraining.jsonl", (one for one in audio if Path(one.audio) not in kept)
-        )
-        self.test_table = write_table(self.folder / "test.jsonl", self.spoken_by(self.test))
+        self.audio_table = self.folder / "pretraining.jsonl"
+        earlier = self.audio_table.read_bytes() if self.audio_table.exists() else None
+        write_table(self.audio_table, (one for one in audio if Path(one.audio) not in kept))
+        if earlier is not None and earlier != self.audio_table.read_bytes():
+            self.audio_table.write_bytes(earlier)
+            raise SystemExit(
+                f"{self.folder} holds runs that were pretrained on other audio than --pretraining_folders names. Give "
+                "another --work_dir, or delete that folder."
+            )
+        self.test_table = write_table(self.folder / "test.jsonl", test_utterances)
         self.recipe = {
             "preset": options.preset,
             **({"encoder_config": options.encoder_config} if options.encoder_config else {}),
@@ -162,7 +172,8 @@ class Benchmark:
             "finetuning_rate": options.finetuning_rate,
             **({"finetuning_freeze_steps": options.finetuning_freeze_steps} if options.finetuning_freeze_steps else {}),
             **({"finetuning_config": options.finetuning_config} if options.finetuning_config else {}),
-            "num_test_speakers": len(self.test),
+            **({"test_folder": options.test_folder.name} if options.test_folder else {}),
+            "num_test_speakers": len({one.speaker_id for one in test_utterances}),
             "split_seed": options.split_seed,
         }
         self.pretraining = {
@@ -315,6 +326,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pretraining_folders", type=Path, nargs="*", default=[])
     parser.add_argument("--finetuning_folder", type=Path)
+    parser.add_argument("--test_folder", type=Path, help="the test, instead of speakers of the fine-tuning folder")
     parser.add_argument("--rows", nargs="*", metavar="ROW", help=f"all of the preset's family: {ROWS_HELP}")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--num_finetuning_speakers", type=int, nargs="+", default=[20])
@@ -354,7 +366,7 @@ def main() -> None:
         benchmark = Benchmark(options)
         where = machine(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
         runs = [
-            Run(row, seed, speakers, steps)
+            Run(row, seed, min(speakers, len(benchmark.others)), steps)
             for seed in options.seeds
             for steps in options.finetuning_steps
             for speakers in options.num_finetuning_speakers

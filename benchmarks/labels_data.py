@@ -2,7 +2,7 @@
 
     python benchmarks/labels_data.py FOLDER --config levels=varied,grammar=full,hours=20
 
-writes the training split of the synthetic corpus as such a folder. Its speakers are synthetic voices.
+writes a split of the synthetic corpus as such a folder. Its speakers are synthetic voices; splits share none.
 """
 
 import argparse
@@ -55,11 +55,11 @@ def write_table(file: Path, utterances: Iterable[Utterance]) -> Path:
     return file
 
 
-def write_synthetic(folder: Path, config: str) -> Path:
-    """The training split of the synthetic corpus as such a folder; `config` as in `--dataset_config_name`."""
+def write_synthetic(folder: Path, config: str, split: str) -> Path:
+    """A split of the synthetic corpus as such a folder; `config` as in `--dataset_config_name`."""
     from hf_speech_ssl.data.corpora import load_corpus
 
-    corpus = load_corpus("synthetic", config_name=config, split="train")
+    corpus = load_corpus("synthetic", config_name=config, split=split)
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     with open(folder / "metadata.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -75,5 +75,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--config", default="levels=varied,grammar=full,hours=20")
+    parser.add_argument("--split", default="train", choices=["train", "validation", "test"])
     options = parser.parse_args()
-    write_synthetic(options.folder, options.config)
+    write_synthetic(options.folder, options.config, options.split)

@@ -18,7 +18,12 @@ NOTE = (
 )
 COSTS = ("label perplexity", "rank of the last layer", "pretraining, min", "memory, GiB")
 PROBED = ("accuracy", "random_accuracy")
-RATED = ("phone_purity", "shuffled_phone_purity", "pnmi", "shuffled_pnmi")
+RATED = {
+    "phone_purity": "purity",
+    "shuffled_phone_purity": "purity, shuffled",
+    "pnmi": "PNMI",
+    "shuffled_pnmi": "PNMI, shuffled",
+}
 Line = dict[str, Any]
 
 
@@ -127,7 +132,7 @@ def probes(rows: dict[str, list[Line]], order: list[str]) -> str:
             labels = [probe["labels"][place] for probe in some]
             rated = [mean_of([100 * label[name] for label in labels], "{:.1f}") for name in RATED]
             cells.append([row, *of_layer, labels[0]["name"], *rated])
-    return markdown(["row", "best layer", "random weights", "labels", *RATED], cells) if cells else ""
+    return markdown(["row", "best layer", "with random weights", "labels", *RATED.values()], cells) if cells else ""
 
 
 def plot_history(lines: list[Line], order: list[str], file: Path) -> None:
