@@ -5,9 +5,9 @@
 Folders hold audio files and a `metadata.csv` with the columns `file_name`, `text` and `speaker_id`. The speakers of
 the fine-tuning folder are shuffled once (`--split_seed`). The first of them are test speakers, who are left out of
 everything; the next are fine-tuned on; the audio of the others is pretrained on if the folder is among the pretraining
-folders. With `--test_folder`, its utterances are the test, and all speakers of the fine-tuning folder are for training.
-All rows have the same encoder, audio, updates and fine-tuning. One run of one row, with its seed, is one line of
-`labels.jsonl`.
+folders. With `--test_folder`, its utterances are the test, and all speakers of the fine-tuning folder are trained on or
+pretrained on. All rows have the same encoder, audio, updates and fine-tuning. One run of one row, with its seed, is one
+line of `labels.jsonl`.
 
 Lines are appended as runs end, and a run whose line is there is not repeated, so that the command can be interrupted
 and continued, with more rows or seeds. The table is made anew from all lines; `--rows` without a name only does that.
@@ -165,17 +165,18 @@ class Benchmark:
                 "another --work_dir, or delete that folder."
             )
         self.test_table = write_table(self.folder / "test.jsonl", test_utterances)
-        self.recipe = {
+        recipe = {
             "preset": options.preset,
-            **({"encoder_config": options.encoder_config} if options.encoder_config else {}),
+            "encoder_config": options.encoder_config,
             "finetuning_folder": options.finetuning_folder.name,
             "finetuning_rate": options.finetuning_rate,
-            **({"finetuning_freeze_steps": options.finetuning_freeze_steps} if options.finetuning_freeze_steps else {}),
-            **({"finetuning_config": options.finetuning_config} if options.finetuning_config else {}),
-            **({"test_folder": options.test_folder.name} if options.test_folder else {}),
+            "finetuning_freeze_steps": options.finetuning_freeze_steps or None,
+            "finetuning_config": options.finetuning_config,
+            "test_folder": options.test_folder and options.test_folder.name,
             "num_test_speakers": len({one.speaker_id for one in test_utterances}),
             "split_seed": options.split_seed,
         }
+        self.recipe = {name: value for name, value in recipe.items() if value not in (None, "")}
         self.pretraining = {
             "folders": [folder.name for folder in options.pretraining_folders],
             "updates": options.pretraining_steps,
