@@ -5,9 +5,9 @@
 Folders hold audio files and a `metadata.csv` with the columns `file_name`, `text` and `speaker_id`. The speakers of
 the fine-tuning folder are shuffled once (`--split_seed`). The first of them are test speakers, who are left out of
 everything; the next are fine-tuned on; the audio of the others is pretrained on if the folder is among the pretraining
-folders. With `--test_folder`, its utterances are the test, and all speakers of the fine-tuning folder are trained on or
-pretrained on. All rows have the same encoder, audio, updates and fine-tuning. One run of one row, with its seed, is one
-line of `labels.jsonl`.
+folders. With `--test_folder`, its utterances are the test, and the fine-tuning folder leaves out no speakers. All rows
+have the same encoder, audio, updates and fine-tuning. One run of one row, with its seed, is one line of
+`labels.jsonl`.
 
 Lines are appended as runs end, and a run whose line is there is not repeated, so that the command can be interrupted
 and continued, with more rows or seeds. The table is made anew from all lines; `--rows` without a name only does that.
