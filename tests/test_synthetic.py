@@ -21,7 +21,7 @@ from hf_speech_ssl.data.synthetic import build_synthetic, parse_synthetic_option
 from hf_speech_ssl.data.synthetic import corpus as synthetic
 from hf_speech_ssl.data.synthetic.espeak import speak
 from hf_speech_ssl.data.synthetic.grammar import SPLITS, draw_sentence, draw_with_translations, split_of, vocabulary
-from hf_speech_ssl.data.synthetic.utterances import ACCENTS, SAMPLING_RATE, VOICES, Recipe, utterance
+from hf_speech_ssl.data.synthetic.utterances import ACCENTS, SAMPLING_RATE, VOICES, Recipe, reverberate, utterance
 
 # What the first eight sentences hold: verbs last and second, cases and genders, questions, adjectives behind nouns.
 TRANSLATIONS_BY_HAND = {
@@ -213,6 +213,15 @@ def test_a_corpus_of_equal_levels_has_the_name_that_it_had_before_there_were_oth
 
 def test_loud_noise_does_not_clip():
     assert 0.9 < np.abs(waveform(utterance(recipe(noise_snr_db=-20), 0))).max() < 0.96
+
+
+def test_reverberation_is_a_convolution():
+    impulse = np.zeros(16_000)
+    impulse[0] = 1
+    response = reverberate(impulse, np.random.default_rng(5))  # a room of at most 0.6 s
+    speech = np.random.default_rng(6).standard_normal(3_001)
+    expected = np.convolve(speech, response)[: len(speech)]
+    np.testing.assert_allclose(reverberate(speech, np.random.default_rng(5)), expected, atol=1e-9)
 
 
 def test_reverberation_adds_a_tail_and_moves_nothing():

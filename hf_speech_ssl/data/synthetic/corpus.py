@@ -25,7 +25,7 @@ from .grammar import CLAUSES, GRAMMARS, SPLITS
 from .utterances import LEVELS, SAMPLING_RATE, Recipe, translation_column, utterance
 
 # Part of every cache key: raise it when the same arguments come to mean other audio, text or times.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 
 DEFAULT_NUM_SENTENCES = 1000
 
