@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from common import machine
-from labels_data import Utterance, read_folder, split_speakers, write_table
+from labels_data import Utterance, read_folder, read_table, split_speakers, write_table
 from labels_report import write_report
 
 from hf_speech_ssl.families import family_of_preset
@@ -155,11 +155,11 @@ class Benchmark:
         self.folder = options.work_dir / "-".join(filter(None, parts))
         kept = {Path(one.audio) for one in test_utterances}
         audio = [one for folder in options.pretraining_folders for one in read_folder(folder)]
+        audio = [one for one in audio if Path(one.audio) not in kept]
         self.audio_table = self.folder / "pretraining.jsonl"
-        earlier = self.audio_table.read_bytes() if self.audio_table.exists() else None
-        write_table(self.audio_table, (one for one in audio if Path(one.audio) not in kept))
-        if earlier is not None and earlier != self.audio_table.read_bytes():
-            self.audio_table.write_bytes(earlier)
+        if not self.audio_table.exists():
+            write_table(self.audio_table, audio)
+        elif read_table(self.audio_table) != audio:
             raise SystemExit(
                 f"{self.folder} holds runs that were pretrained on other audio than --pretraining_folders names. Give "
                 "another --work_dir, or delete that folder."

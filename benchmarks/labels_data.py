@@ -55,6 +55,11 @@ def write_table(file: Path, utterances: Iterable[Utterance]) -> Path:
     return file
 
 
+def read_table(file: Path) -> list[Utterance]:
+    """What `write_table` wrote."""
+    return [Utterance(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
 def write_synthetic(folder: Path, config: str, split: str) -> Path:
     """A split of the synthetic corpus as such a folder; `config` as in `--dataset_config_name`."""
     from hf_speech_ssl.data.corpora import load_corpus

@@ -162,7 +162,7 @@ def add_noise(waveform: np.ndarray, snr_db: float, rng: np.random.Generator, *, 
 
 
 def _fft_size(length: int) -> int:
-    """The power of two from `length` on: a transform of any other length takes up to 20 times as long."""
+    """The power of two from `length` on: one of another length can take 20 times as long."""
     return 1 << (length - 1).bit_length()
 
 
