@@ -1,4 +1,4 @@
-"""The page in headless Chromium: a fake microphone that plays a WAV file, and an upload."""
+"""The page in headless Chromium: speech into the page's recorder, a fake microphone, and an upload."""
 
 import base64
 import shutil
@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import soxr
 
 gradio = pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
@@ -114,13 +113,47 @@ def lose_an_answer(tab, number: int) -> None:
     tab.route("**/component_server/", pass_on)
 
 
+def speak(tab, samples: np.ndarray) -> None:
+    """Let the page hear these samples instead of its microphone, which drops some where the processor is busy."""
+    tab.evaluate(
+        """samples => {
+            const listen = AudioContext.prototype.createMediaStreamSource;
+            AudioContext.prototype.createMediaStreamSource = function (stream) {
+                listen.call(this, stream);
+                const buffer = this.createBuffer(1, samples.length, this.sampleRate);
+                buffer.copyToChannel(Float32Array.from(samples, one => one / 32767), 0);
+                const source = new AudioBufferSourceNode(this, { buffer });
+                source.onended = () => { window.spoken = true; };
+                source.start();
+                return source;
+            };
+        }""",
+        samples.tolist(),
+    )
+
+
+def answer_the_stop_late(tab) -> None:
+    """Let the audio thread hear of the stop after two seconds, as where the processor is busy."""
+    tab.evaluate(
+        """() => {
+            const post = MessagePort.prototype.postMessage;
+            MessagePort.prototype.postMessage = function (...message) {
+                setTimeout(() => post.apply(this, message), message[0] === 'stop' ? 2000 : 0);
+            };
+        }"""
+    )
+
+
 def test_live_text_grows_and_is_that_of_all_that_was_said(tab, received, spoken):
     received.clear()
+    said, _ = soundfile.read(spoken, dtype="int16")
+    speak(tab, said)
     lose_an_answer(tab, number=3)
+    answer_the_stop_late(tab)
     tab.get_by_role("button", name="Start speaking").click()
     tab.wait_for_function(f"() => {SHOWN} !== ''", timeout=20_000)
     early = tab.evaluate(f"() => {SHOWN}")
-    tab.wait_for_timeout(1000 * SECONDS)
+    tab.wait_for_function("() => window.spoken", timeout=60_000)
     tab.get_by_role("button", name="Stop").click()
     tab.get_by_role("button", name="Start speaking").wait_for()
     text = tab.evaluate(f"() => {SHOWN}")
@@ -136,15 +169,7 @@ def test_live_text_grows_and_is_that_of_all_that_was_said(tab, received, spoken)
     transcriber.accept(samples, rate)
     assert text == transcriber.finish()
 
-    # Nothing of the file is missing: where it fits best, it fits all along.
-    played, _ = soundfile.read(spoken, dtype="float32")
-    played = soxr.resample(played[RATE // 2 :], RATE, rate)
-    assert len(samples) > len(played)
-    size = len(samples) + len(played)
-    match = np.fft.irfft(np.fft.rfft(samples / 32_768, size) * np.conj(np.fft.rfft(played, size)), size)
-    start = int(match[: len(samples) - len(played) + 1].argmax())
-    for piece in np.array_split(np.arange(len(played)), 8):
-        assert np.corrcoef(samples[start + piece], played[piece])[0, 1] > 0.9
+    np.testing.assert_array_equal(np.trim_zeros(samples), np.trim_zeros(said))
     tab.locator(".picture img").first.wait_for(timeout=20_000)
 
 

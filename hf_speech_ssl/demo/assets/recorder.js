@@ -120,7 +120,8 @@ function stop(one) {
   one.stopping = true;
   look(true, 'Finishing…');
   one.tap.port.postMessage('stop');
-  setTimeout(() => { one.complete = true; }, 1000);  // where the audio thread is gone already
+  // A busy audio thread sends its last block late; one that is gone never does.
+  setTimeout(() => { one.complete = true; }, one.context.state === 'running' ? 10_000 : 1000);
 }
 
 async function start() {
