@@ -108,6 +108,7 @@ def load_elsewhere(hub: HubServer, tmp_path: Path, name: str, *revisions: str):
     return torch.load(tmp_path / "outputs.pt", weights_only=False)
 
 
+@pytest.mark.slow
 def test_train_push_load(hub, tmp_path):
     pytest.importorskip("espeakng_loader")
     flags = (
