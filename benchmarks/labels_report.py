@@ -27,15 +27,15 @@ RATED = {
 Line = dict[str, Any]
 
 
-def difference(lines: list[Line], base: list[Line]) -> str:
-    """WER of some lines minus that of the same seeds of another row, paired by utterance, with its interval."""
+def difference(lines: list[Line], base: list[Line], unit: str = "word") -> str:
+    """Error rate of some lines minus that of the same seeds of another row, paired by utterance, with its interval."""
     seeds = {line["seed"] for line in lines} & {line["seed"] for line in base}
     if not seeds or lines is base:
         return ""
     mine, other = (
-        np.sum([line["word_errors"] for line in part if line["seed"] in seeds], axis=0) for part in (lines, base)
+        np.sum([line[f"{unit}_errors"] for line in part if line["seed"] in seeds], axis=0) for part in (lines, base)
     )
-    return paired_difference(mine, other, len(seeds) * np.array(lines[0]["words"]), lines[0]["speaker"])
+    return paired_difference(mine, other, len(seeds) * np.array(lines[0][f"{unit}s"]), lines[0]["speaker"])
 
 
 def rates(lines: list[Line], kind: str) -> str:
@@ -77,11 +77,11 @@ def encoder_of(recipe: dict[str, Any]) -> str:
     return " with ".join(filter(None, [recipe["preset"], recipe.get("encoder_config")]))
 
 
-def title(recipe: str, speakers: int, steps: int) -> str:
+def title(recipe: str, speakers: int, steps: int | None = None) -> str:
     """What a table or a panel shows: the encoder, the corpus, and what differs most between recipes of fine-tuning."""
     made = json.loads(recipe)
     parts = [f"{encoder_of(made)}, {made['finetuning_folder']}: transcripts of {speakers} speakers"]
-    parts.append(f"{steps:,} updates of fine-tuning")
+    parts += [f"{steps:,} updates of fine-tuning"] if steps else []
     if alone := made.get("finetuning_freeze_steps"):
         parts.append(f"the head alone for {alone}")
     return ", ".join(filter(None, [*parts, made.get("finetuning_config")]))
@@ -179,8 +179,10 @@ def table(lines: list[Line], order: list[str]) -> str:
         for row in in_order(rows, order):
             some = rows[row]
             compared = [difference(some, base) for base in bases.values()]
+            compared += [difference(some, bases[name], "character") for name in COMPARED[:1] if name in bases]
             cells.append([row, str(len(some)), rates(some, "wer"), rates(some, "cer"), *compared, *costs(some)])
-        header = ["row", "seeds", "WER %", "CER %", *(f"WER to {name}" for name in bases), *COSTS]
+        header = ["row", "seeds", "WER %", "CER %", *(f"WER to {name}" for name in bases)]
+        header += [*(f"CER to {name}" for name in COMPARED[:1] if name in bases), *COSTS]
         parts += [f"## {title(recipe, speakers, steps)}", f"Recipe: {settings}.", markdown(header, cells)]
         if probed := probes(rows, order):
             parts += ["Phones, on synthetic speech (%):", probed]
@@ -191,31 +193,47 @@ def table(lines: list[Line], order: list[str]) -> str:
 
 
 def plot(lines: list[Line], order: list[str], file: Path) -> None:
-    """WER of every seed as a point and their mean as a bar, one panel for each group of comparable lines."""
+    """WER of every seed as a point and their mean as a bar: one panel for each recipe and choice of training speakers,
+    in it each row's bars, one for each number of updates of fine-tuning.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    groups = grouped(lines)
-    heights = [1.5 + len(rows) for rows in groups.values()]
+    panels_rows: dict[tuple[str, int], dict[str, dict[int, list[Line]]]] = {}
+    for (recipe, speakers, steps), rows in grouped(lines).items():
+        for row, some in rows.items():
+            panels_rows.setdefault((recipe, speakers), {}).setdefault(row, {})[steps] = some
+    colors = dict(
+        zip(sorted({line["steps"] for line in lines}), ("lightsteelblue", "steelblue", "midnightblue"), strict=False)
+    )
+    heights = [2 + sum(map(len, rows.values())) for rows in panels_rows.values()]
     figure, panels = pyplot.subplots(
-        len(groups),
+        len(heights),
         squeeze=False,
-        figsize=(10, 0.5 * sum(heights)),
+        figsize=(10, 0.25 * sum(heights)),
         height_ratios=heights,
         sharex=True,
         layout="constrained",
     )
-    for panel, (group, rows) in zip(panels[:, 0], groups.items(), strict=True):
-        names = in_order(rows, order)[::-1]
-        for place, row in enumerate(names):
-            values = [100 * line["wer"]["value"] for line in rows[row]]
-            panel.barh(place, statistics.mean(values), color="lightsteelblue")
-            panel.plot(values, [place] * len(values), "k.")
-        panel.set_yticks(range(len(names)), names)
-        panel.set_title(textwrap.fill(title(*group), 100, break_on_hyphens=False), loc="right", fontsize=10)
+    for panel, ((recipe, speakers), rows) in zip(panels[:, 0], panels_rows.items(), strict=True):
+        place, ticks = 0.0, {}
+        for row in in_order({name: next(iter(one.values())) for name, one in rows.items()}, order):
+            ticks[row] = place + (len(rows[row]) - 1) / 2
+            for steps, some in sorted(rows[row].items()):
+                values = [100 * line["wer"]["value"] for line in some]
+                panel.barh(place, statistics.mean(values), color=colors[steps], height=0.9)
+                panel.plot(values, [place] * len(values), "o", color="black", markeredgecolor="white", markersize=5)
+                place += 1
+            place += 0.4
+        panel.set(yticks=list(ticks.values()), yticklabels=list(ticks), ylim=(place, -1))
+        panel.set_title(textwrap.fill(title(recipe, speakers), 100, break_on_hyphens=False), loc="right", fontsize=10)
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
     panels[-1, 0].set_xlabel("WER, %")
+    figure.legend(
+        handles, [f"{steps:,} updates of fine-tuning" for steps in colors], loc="outside upper right", ncols=3
+    )
     figure.savefig(file, dpi=120)
     pyplot.close(figure)
 
