@@ -205,9 +205,8 @@ def plot(lines: list[Line], order: list[str], file: Path) -> None:
     for (recipe, speakers, steps), rows in grouped(lines).items():
         for row, some in rows.items():
             panels_rows.setdefault((recipe, speakers), {}).setdefault(row, {})[steps] = some
-    colors = dict(
-        zip(sorted({line["steps"] for line in lines}), ("lightsteelblue", "steelblue", "midnightblue"), strict=False)
-    )
+    lengths = sorted({line["steps"] for line in lines})
+    colors = dict(zip(lengths, pyplot.get_cmap("Blues")(np.linspace(0.35, 0.8, len(lengths))), strict=True))
     heights = [2 + sum(map(len, rows.values())) for rows in panels_rows.values()]
     figure, panels = pyplot.subplots(
         len(heights),
@@ -231,9 +230,8 @@ def plot(lines: list[Line], order: list[str], file: Path) -> None:
         panel.set_title(textwrap.fill(title(recipe, speakers), 100, break_on_hyphens=False), loc="right", fontsize=10)
     handles = [pyplot.Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
     panels[-1, 0].set_xlabel("WER, %")
-    figure.legend(
-        handles, [f"{steps:,} updates of fine-tuning" for steps in colors], loc="outside upper right", ncols=3
-    )
+    labels = [f"{steps:,} updates of fine-tuning" for steps in colors]
+    figure.legend(handles, labels, loc="outside upper right", ncols=3)
     figure.savefig(file, dpi=120)
     pyplot.close(figure)
 
