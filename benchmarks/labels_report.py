@@ -137,7 +137,7 @@ def probes(rows: dict[str, list[Line]], order: list[str]) -> str:
 
 def plot_history(lines: list[Line], order: list[str], file: Path) -> None:
     """Perplexity of the labels over the updates of pretraining, a panel per encoder and a curve per row (its first
-    seed).
+    seed); a dashed one of its enhanced labels, if it has such.
     """
     import matplotlib
 
@@ -158,9 +158,17 @@ def plot_history(lines: list[Line], order: list[str], file: Path) -> None:
         for place, name in enumerate(in_order({name: [line] for name, line in runs.items()}, order)):
             history = [(one["step"], perplexity(one)) for one in runs[name]["label_history"]]
             # Each curve is thinner than those before it, which it would hide.
-            panel.plot(*zip(*history, strict=True), label=name, linewidth=max(1, 5 - 0.8 * place))
-        panel.set(title=encoder, ylabel="perplexity over 50,000 frames", yscale="log", ylim=(100, None))
-        panel.set_yticks([100, 200, 500, 1000, 2000])
+            style = {"color": pyplot.get_cmap("tab20")(place % 20), "linewidth": max(1, 5 - 0.5 * place)}
+            panel.plot(*zip(*history, strict=True), label=name, **style)
+            enhanced = "enhanced_label_perplexity"
+            steps = [one["step"] for one in runs[name]["label_history"] if enhanced in one]
+            values = [one[enhanced] for one in runs[name]["label_history"] if enhanced in one]
+            if steps:
+                panel.plot(steps, values, "--", **style)
+        if len(panel.lines) > len(runs):
+            panel.plot([], [], "k--", label="dashed: enhanced labels")
+        panel.set(title=encoder, ylabel="perplexity over 50,000 frames", yscale="log", ylim=(1, None))
+        panel.set_yticks([1, 3, 10, 30, 100, 300, 1000, 3000])
         panel.yaxis.set_major_formatter(ScalarFormatter())
         panel.minorticks_off()
         panel.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
