@@ -2,6 +2,7 @@
 
     python benchmarks/enhanced_labels.py --pretraining_folders an4 speechocean ... --finetuning_folder an4
     python benchmarks/enhanced_labels.py --corpora synthetic
+    python benchmarks/enhanced_labels.py ... --sizes 8x256 --rows "birq, refined" --encoder_config label_layer=2
 
 Encoders of two sizes are pretrained on recorded speech (folders as of `labels.py`, whose test speakers are left out
 here too) and on synthetic speech of varied levels, with the rows of `labels.py` that are named. Of each run one line
@@ -52,12 +53,26 @@ class Run:
     updates: int
     seconds: float
     rate: float
+    encoder_config: str = ""
+
+    @property
+    def config(self) -> str:
+        """The fields of its row, and those that the command line changes."""
+        return ",".join(filter(None, (ROWS[self.row], self.encoder_config)))
 
     @property
     def folder_name(self) -> str:
         """Its settings, as the name of a folder."""
         row = self.row.replace(", ", "-").replace(" ", "_")
-        return f"{self.size}-{self.corpus}-{row}-{self.seed}-{self.updates}-updates-{self.seconds:g}-s"
+        name = f"{self.size}-{self.corpus}-{row}-{self.seed}-{self.updates}-updates-{self.seconds:g}-s"
+        return "-".join(filter(None, (name, self.encoder_config)))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What tells its line from others."""
+        fields = {**asdict(self), "config": self.config}
+        del fields["encoder_config"]
+        return fields
 
 
 def data_flags(options: argparse.Namespace, corpus: str) -> dict[str, Any]:
@@ -78,7 +93,7 @@ def data_flags(options: argparse.Namespace, corpus: str) -> dict[str, Any]:
 def pretrain(run: Run, options: argparse.Namespace) -> Path:
     """Pretrain, unless that has been done; returns the model's folder."""
     output_dir: Path = options.work_dir / run.folder_name
-    fields = ",".join(filter(None, (ROWS[run.row], SIZES[run.size])))
+    fields = ",".join(filter(None, (run.config, SIZES[run.size])))
     call_script(
         "pretraining_scripts/run_birq.py",
         output_dir,
@@ -115,8 +130,7 @@ def line(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     results = json.loads((model / "results.json").read_text())
     report = probe(model, options)
     return {
-        **asdict(run),
-        "config": ROWS[run.row],
+        **run.facts,
         "curve": [values for values in curve if "accuracy" in values],
         "layers": report["layers"],
         "labels": report["labels"],
@@ -128,7 +142,8 @@ def line(run: Run, options: argparse.Namespace) -> dict[str, Any]:
 def row_of_table(values: dict[str, Any]) -> list[str]:
     """One run in the table."""
     late = [one for one in values["curve"] if one["step"] > values["updates"] / 10]
-    cells = [values["size"], values["corpus"], values["row"], str(values["seed"])]
+    changed = values["config"].removeprefix(ROWS[values["row"]] or "").strip(",")
+    cells = [values["size"], values["corpus"], ", ".join(filter(None, (values["row"], changed))), str(values["seed"])]
     for kind in ("anchor", "enhanced"):
         windows = [one[f"{kind}_label_perplexity"] for one in late if f"{kind}_label_perplexity" in one]
         cells.append(f"{min(windows):.0f}, {windows[-1]:.0f}" if windows else "")
@@ -172,6 +187,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", default=["refined, unmasked frames", "birq, refined"], choices=rows)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--preset", default="birq-tiny")
+    parser.add_argument("--encoder_config", default="", help="config fields to change, as label_layer=2")
     parser.add_argument("--updates", type=int, default=5000)
     parser.add_argument("--seconds", type=float, default=16, help="audio in a batch")
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -192,15 +208,14 @@ def main() -> None:
     file = options.output_dir / "enhanced_labels.jsonl"
     lines = [json.loads(text) for text in file.read_text().splitlines()] if file.exists() else []
     runs = [
-        Run(size, corpus, row, seed, options.updates, options.seconds, options.rate)
+        Run(size, corpus, row, seed, options.updates, options.seconds, options.rate, options.encoder_config)
         for size in options.sizes
         for seed in options.seeds
         for corpus in options.corpora
         for row in options.rows
     ]
     for run in runs:
-        facts = {**asdict(run), "config": ROWS[run.row]}
-        if any(facts.items() <= one.items() for one in lines):
+        if any(run.facts.items() <= one.items() for one in lines):
             continue
         lines.append(line(run, options))
         with open(file, "a", encoding="utf-8") as results:
