@@ -185,7 +185,8 @@ class RunResults:
     """Figures of a finished run.
 
     Args:
-        updates: made; `skipped_updates` of them changed no weight.
+        updates: made; `skipped_updates` of them changed no weight, `empty_updates` of those for want of anything to
+            learn from, the others since their gradients were not finite.
         audio_hours: consumed by all processes, repetitions counted; `training_hours` is wall-clock time without
             evaluations and checkpoints.
         device: the name of the GPU, or "CPU".
@@ -203,6 +204,7 @@ class RunResults:
     device: str
     final_model_step: int | None = None
     skipped_updates: int = 0
+    empty_updates: int = 0
     skipped_files: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     verdict: Verdict | None = None
@@ -308,6 +310,7 @@ class TrainingState:
     audio_seconds: float = 0.0  # consumed by all processes
     training_seconds: float = 0.0  # wall clock, without evaluations and checkpoints
     skipped_updates: int = 0  # of `step`, those that learned nothing
+    empty_updates: int = 0  # of those, the ones that had nothing to learn from
     evaluated_step: int = 0
     best_metric: float | None = None
     best_step: int = 0

@@ -99,7 +99,10 @@ class TrainingLoop:
         self.saved_step = self.state.step if is_ours else 0  # of the newest checkpoint in the output folder
         self.seconds_before = self.state.training_seconds
         self.totals = constants(
-            accelerator.device, audio_seconds=self.state.audio_seconds, skipped=self.state.skipped_updates
+            accelerator.device,
+            audio_seconds=self.state.audio_seconds,
+            skipped=self.state.skipped_updates,
+            empty=self.state.empty_updates,
         )
         self.metrics: dict[str, float] = {}  # of the last evaluation
         self.final_step = 0
@@ -218,6 +221,7 @@ class TrainingLoop:
         values["learning_rate"] = self.train_step.learning_rate(self.state.step)
         values["audio_hours"] = float(self.totals["audio_seconds"]) / 3600
         values["skipped_updates"] = float(self.totals["skipped"])
+        values["empty_updates"] = float(self.totals["empty"])
         values["skipped_files"] = float(len(self.batches.skipped))
         if left_out := len(self.train_step.objective.left_out):
             values["left_out_utterances"] = float(left_out)
@@ -242,8 +246,9 @@ class TrainingLoop:
         found = {}
         if values["skipped_updates"]:
             found["skipped"] = (
-                f"skipped_updates counts updates that changed no weight, because {self.train_step.objective.unit} was "
-                f"0 or the gradients were not finite; with fp16 some at the start are part of finding its scale."
+                f"skipped_updates counts updates that changed no weight. Of these, empty_updates had nothing to learn "
+                f"from, since {self.train_step.objective.unit} was 0; the gradients of the others were not finite: "
+                f"with fp16 some at the start are part of finding its scale."
             )
         if float(self.totals["audio_seconds"]) >= JUDGED_SECONDS:
             trained = self.state.step >= max(JUDGED_UPDATES, self.max_steps // 10)
@@ -289,6 +294,7 @@ class TrainingLoop:
             self.state.training_seconds = self.seconds_before + self.log.busy_seconds
             self.state.audio_seconds = float(self.totals["audio_seconds"])
             self.state.skipped_updates = int(self.totals["skipped"])
+            self.state.empty_updates = int(self.totals["empty"])
             self.state.max_steps = self.max_steps
             self.state.learning_rate = self.train_step.learning_rate(self.state.step) if self.state.step else 0.0
             save_checkpoint(
@@ -345,6 +351,7 @@ class TrainingLoop:
             final_model_step=self.final_step,
             updates=self.state.step,
             skipped_updates=self.state.skipped_updates,
+            empty_updates=self.state.empty_updates,
             skipped_files=int(left_out["files"]),
             other=other,
             audio_hours=self.state.audio_seconds / 3600,

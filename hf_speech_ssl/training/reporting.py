@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from hf_speech_ssl.run_folder import OFFLINE, MetricName, append_to_log, cut_log_after
 
 SHOWN_OF_LABELS = ("label_perplexity", "top_label_share")
-SHOWN_IF_ANY = ("skipped_updates", "left_out_utterances")
+SHOWN_IF_ANY = ("skipped_updates", "empty_updates", "left_out_utterances")
 SHOWN = ("loss", "wer", "cer", "accuracy", "learning_rate", "audio_seconds_per_second")  # in log lines, if present
 
 # Trackers that show pictures, and what their `log_images` takes beside a batch of them.

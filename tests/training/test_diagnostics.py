@@ -1,11 +1,12 @@
 """What a run says of its labels, from statistics over many updates."""
 
+import math
 import re
 from dataclasses import dataclass
 
 import pytest
 import torch
-from test_loop import make_loop
+from test_loop import log_of, make_loop
 
 from hf_speech_ssl import SpeechSSLFeatureExtractor
 from hf_speech_ssl.training import loop as loop_module
@@ -44,7 +45,7 @@ class Collapsed(SelfSupervised):
         return {**output, **dict(zip(names, torch.tensor([9.0, 2.0, 0.9, 0.1]), strict=True))}, units
 
 
-def test_a_run_warns_once_of_labels_and_explains_skipped_updates(tmp_path, capsys, monkeypatch):
+def test_a_run_warns_once_of_labels(tmp_path, capsys, monkeypatch):
     objective = Collapsed(SpeechSSLFeatureExtractor())
     make_loop(tmp_path / "short", objective=objective, evaluator=None, logging_steps=1).run()
     assert "Warning" not in capsys.readouterr().out, "after a few seconds of audio nobody can know"
@@ -53,4 +54,28 @@ def test_a_run_warns_once_of_labels_and_explains_skipped_updates(tmp_path, capsy
     out = capsys.readouterr().out
     assert "| anchor_label_perplexity 2 | anchor_top_label_share 0.9 |" in out
     assert out.count("Warning: The anchor labels collapse") == 1 and "constant guess" not in out
-    assert out.count("Note: skipped_updates counts updates that changed no weight") == ("skipped_updates 1" in out)
+
+
+class SometimesNothing(SelfSupervised):
+    """Pretraining whose second batch has no masked frame and whose fourth has no finite loss."""
+
+    def __call__(self, model, batch, device):
+        output, units = super().__call__(model, batch, device)
+        number = batch.position.epoch
+        return {**output, "loss": output["loss"] * (math.nan if number == 4 else 1)}, units * (number != 2)
+
+
+def test_updates_that_learn_nothing_are_counted_by_their_reason_and_a_resumed_run_goes_on_counting(tmp_path, capsys):
+    objective = SometimesNothing(SpeechSSLFeatureExtractor())
+    make_loop(tmp_path, objective=objective, evaluator=None).run()
+    counts = [(line["skipped_updates"], line["empty_updates"]) for line in log_of(tmp_path)]
+    assert counts == [(1, 1), (2, 1), (2, 1)]
+    out = capsys.readouterr().out
+    assert out.count("Note: skipped_updates counts updates that changed no weight") == 1
+    assert "| skipped_updates 2 | empty_updates 1 |" in out
+    resumed = make_loop(
+        tmp_path, objective=objective, evaluator=None, resume_from_checkpoint=str(tmp_path / "checkpoint-3")
+    )
+    resumed.run()
+    results = resumed.results()
+    assert (results.skipped_updates, results.empty_updates) == (2, 1)
