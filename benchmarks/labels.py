@@ -71,11 +71,11 @@ ROWS: dict[str, dict[str, str | None]] = {
     },
     "chunkssl": {
         "scratch": None,
-        "random projection": f"{_PROJECTED},{_RANDOM}",
-        "refined": f"{_PROJECTED},{_LEARNED}",
+        "random projection": f"{_PROJECTED},{_RANDOM},unmasked_loss_weight=0",
+        "refined": f"{_PROJECTED},{_LEARNED},unmasked_loss_weight=0",
         "refined, unmasked frames": f"{_PROJECTED},{_LEARNED},unmasked_loss_weight=1",
         "distilled": f"{_PROJECTED},{_LEARNED},unmasked_loss_weight=1,{_DISTILLED}",
-        "fsq": "label_kind=fsq",
+        "fsq": "label_kind=fsq,unmasked_loss_weight=0",
         "fsq, unmasked frames": "label_kind=fsq,unmasked_loss_weight=1",
     },
 }
