@@ -290,8 +290,8 @@ FAMILIES = (
         recipe=_CHUNK_SSL_RECIPE,
         preset_notes={
             "chunkssl-tiny": (
-                "No paper has this size. Chunks and labels are those of Tang and Tseng; there is a loss on frames that "
-                "are not masked as well."
+                "No paper has this size. Chunks and labels are those of Tang and Tseng; there is a loss on frames "
+                "that are not masked as well."
             ),
             "chunkssl-learned-tiny": (
                 "No paper has this size, nor these labels in chunks: k-means on whitened frames, with a loss on "
