@@ -44,7 +44,11 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Run:
-    """One line to be made."""
+    """One line to be made.
+
+    Args:
+        config: the fields of its row, and behind them those that the command line changes.
+    """
 
     size: str
     corpus: str
@@ -53,26 +57,19 @@ class Run:
     updates: int
     seconds: float
     rate: float
-    encoder_config: str = ""
-
-    @property
-    def config(self) -> str:
-        """The fields of its row, and those that the command line changes."""
-        return ",".join(filter(None, (ROWS[self.row], self.encoder_config)))
+    config: str
 
     @property
     def folder_name(self) -> str:
         """Its settings, as the name of a folder."""
         row = self.row.replace(", ", "-").replace(" ", "_")
         name = f"{self.size}-{self.corpus}-{row}-{self.seed}-{self.updates}-updates-{self.seconds:g}-s"
-        return "-".join(filter(None, (name, self.encoder_config)))
+        return "-".join(filter(None, (name, changed_fields(self.row, self.config))))
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What tells its line from others."""
-        fields = {**asdict(self), "config": self.config}
-        del fields["encoder_config"]
-        return fields
+
+def changed_fields(row: str, config: str) -> str:
+    """The fields of a run that are not those of its row."""
+    return config.removeprefix(ROWS[row] or "").strip(",")
 
 
 def data_flags(options: argparse.Namespace, corpus: str) -> dict[str, Any]:
@@ -130,7 +127,7 @@ def line(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     results = json.loads((model / "results.json").read_text())
     report = probe(model, options)
     return {
-        **run.facts,
+        **asdict(run),
         "curve": [values for values in curve if "accuracy" in values],
         "layers": report["layers"],
         "labels": report["labels"],
@@ -142,8 +139,8 @@ def line(run: Run, options: argparse.Namespace) -> dict[str, Any]:
 def row_of_table(values: dict[str, Any]) -> list[str]:
     """One run in the table."""
     late = [one for one in values["curve"] if one["step"] > values["updates"] / 10]
-    changed = values["config"].removeprefix(ROWS[values["row"]] or "").strip(",")
-    cells = [values["size"], values["corpus"], ", ".join(filter(None, (values["row"], changed))), str(values["seed"])]
+    row = ", ".join(filter(None, (values["row"], changed_fields(values["row"], values["config"]))))
+    cells = [values["size"], values["corpus"], row, str(values["seed"])]
     for kind in ("anchor", "enhanced"):
         windows = [one[f"{kind}_label_perplexity"] for one in late if f"{kind}_label_perplexity" in one]
         cells.append(f"{min(windows):.0f}, {windows[-1]:.0f}" if windows else "")
@@ -208,14 +205,15 @@ def main() -> None:
     file = options.output_dir / "enhanced_labels.jsonl"
     lines = [json.loads(text) for text in file.read_text().splitlines()] if file.exists() else []
     runs = [
-        Run(size, corpus, row, seed, options.updates, options.seconds, options.rate, options.encoder_config)
+        Run(size, corpus, row, seed, options.updates, options.seconds, options.rate, config)
         for size in options.sizes
         for seed in options.seeds
         for corpus in options.corpora
         for row in options.rows
+        for config in [",".join(filter(None, (ROWS[row], options.encoder_config)))]
     ]
     for run in runs:
-        if any(run.facts.items() <= one.items() for one in lines):
+        if any(asdict(run).items() <= one.items() for one in lines):
             continue
         lines.append(line(run, options))
         with open(file, "a", encoding="utf-8") as results:
