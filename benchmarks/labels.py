@@ -9,6 +9,10 @@ folders. With `--test_folder`, its utterances are the test, and the fine-tuning 
 have the same encoder, audio, updates and fine-tuning. One run of one row, with its seed, is one line of
 `labels.jsonl`.
 
+Settings are chosen by other speakers than the test's: with `--num_development_speakers 12` the last 12 of the shuffled
+speakers are transcribed instead. Their audio is pretrained on, their transcripts are not used, and the runs are the
+same as those of the test, so that nothing is trained twice.
+
 Lines are appended as runs end, and a run whose line is there is not repeated, so that the command can be interrupted
 and continued, with more rows or seeds. The table is made anew from all lines; `--rows` without a name only does that.
 """
@@ -150,10 +154,10 @@ class Benchmark:
             options.finetuning_folder, num_test_speakers, options.split_seed, options.test_speakers
         )
         test_utterances = read_folder(options.test_folder) if options.test_folder else self.spoken_by(test)
+        kept = {Path(one.audio) for one in test_utterances}
         names = [folder.name for folder in (options.finetuning_folder, options.test_folder) if folder]
         parts = [options.preset, options.encoder_config, *names, str(options.split_seed)]
         self.folder = options.work_dir / "-".join(filter(None, parts))
-        kept = {Path(one.audio) for one in test_utterances}
         audio = [one for folder in options.pretraining_folders for one in read_folder(folder)]
         audio = [one for one in audio if Path(one.audio) not in kept]
         self.audio_table = self.folder / "pretraining.jsonl"
@@ -164,7 +168,12 @@ class Benchmark:
                 f"{self.folder} holds runs that were pretrained on other audio than --pretraining_folders names. Give "
                 "another --work_dir, or delete that folder."
             )
-        self.test_table = write_table(self.folder / "test.jsonl", test_utterances)
+        num_test_speakers = len({one.speaker_id for one in test_utterances})
+        table_name = "test.jsonl"
+        if number := options.num_development_speakers:
+            self.others, development = self.others[:-number], self.others[-number:]
+            test_utterances, table_name = self.spoken_by(development), f"development-{number}.jsonl"
+        self.test_table = write_table(self.folder / table_name, test_utterances)
         recipe = {
             "preset": options.preset,
             "encoder_config": options.encoder_config,
@@ -173,7 +182,8 @@ class Benchmark:
             "finetuning_freeze_steps": options.finetuning_freeze_steps or None,
             "finetuning_config": options.finetuning_config,
             "test_folder": options.test_folder and options.test_folder.name,
-            "num_test_speakers": len({one.speaker_id for one in test_utterances}),
+            "num_test_speakers": num_test_speakers,
+            "num_development_speakers": options.num_development_speakers or None,
             "split_seed": options.split_seed,
         }
         self.recipe = {name: value for name, value in recipe.items() if value not in (None, "")}
@@ -334,6 +344,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--finetuning_steps", type=int, nargs="+", default=[500, 1500])
     parser.add_argument("--num_test_speakers", type=int, default=14)
     parser.add_argument("--test_speakers", nargs="*", help="test speakers by name, instead of a random choice")
+    parser.add_argument("--num_development_speakers", type=int, default=0, help="transcribe these, not the test's")
     parser.add_argument("--split_seed", type=int, default=9)
     parser.add_argument("--preset", default="birq-tiny")
     parser.add_argument("--encoder_config", default="", help="config fields of all rows, as num_hidden_layers=4")

@@ -81,7 +81,10 @@ def title(recipe: str, speakers: int, steps: int | None = None) -> str:
     """What a table or a panel shows: the encoder, the corpus, and what differs most between recipes of fine-tuning."""
     made = json.loads(recipe)
     parts = [f"{encoder_of(made)}, {made['finetuning_folder']}: transcripts of {speakers} speakers"]
+    if tested := made.get("num_development_speakers"):
+        parts.append(f"{tested} development speakers")
     parts += [f"{steps:,} updates of fine-tuning"] if steps else []
+    parts.append(f"rate {made['finetuning_rate']:g}")
     if alone := made.get("finetuning_freeze_steps"):
         parts.append(f"the head alone for {alone}")
     return ", ".join(filter(None, [*parts, made.get("finetuning_config")]))
