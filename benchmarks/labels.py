@@ -394,6 +394,8 @@ def main() -> None:
             with open(file, "a", encoding="utf-8") as results:
                 results.write(json.dumps(line) + "\n")
             write_report(lines, ROW_NAMES, options.output_dir)
+    if not lines:
+        raise SystemExit(f"{file} has no lines, and --rows names no row to make one of.")
     print(write_report(lines, ROW_NAMES, options.output_dir))
 
 
