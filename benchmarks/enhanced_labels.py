@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from common import machine, markdown
-from labels import REPOSITORY, RESULTS, call_script, process_environment
+from labels import REPOSITORY, RESULTS, call_script, process_environment, with_fields
 from labels import ROWS as ALL_ROWS
 from labels_data import read_folder, split_speakers, write_table
 
@@ -210,7 +210,7 @@ def main() -> None:
         for seed in options.seeds
         for corpus in options.corpora
         for row in options.rows
-        for config in [",".join(filter(None, (ROWS[row], options.encoder_config)))]
+        for config in [with_fields(ROWS[row], options.encoder_config)]
     ]
     for run in runs:
         if any(asdict(run).items() <= one.items() for one in lines):

@@ -107,6 +107,11 @@ class Run:
         return f"{self.row}-{self.seed}".replace(", ", "-").replace(" ", "_")
 
 
+def with_fields(*configs: str) -> str:
+    """Config fields as a training script's `--config_overrides` takes them, of several such texts."""
+    return ",".join(filter(None, configs))
+
+
 def process_environment() -> dict[str, str]:
     """The environment of a process that imports the code of this repository."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
@@ -197,7 +202,10 @@ class Benchmark:
     def facts(self, run: Run) -> dict[str, Any]:
         """What a line says of how it was made. Two lines of equal facts are of the same run."""
         config = self.rows[run.row]
-        pretraining = None if config is None else {**self.pretraining, "config": config}
+        changed = self.options.pretraining_config
+        pretraining = None if config is None else {**self.pretraining, "config": with_fields(config, changed)}
+        if pretraining and changed:
+            pretraining["changed"] = changed
         return {**asdict(run), "recipe": self.recipe, "pretraining": pretraining}
 
     def spoken_by(self, speakers: Sequence[str]) -> list[Utterance]:
@@ -216,7 +224,7 @@ class Benchmark:
         output_dir = start.with_name(f"{start.name}-{recipe}")
         table = write_table(self.folder / f"train-{run.speakers}.jsonl", self.spoken_by(self.others[: run.speakers]))
         model = {"config_name": options.preset} if source is None else {"model_name_or_path": source}
-        fields = ",".join(filter(None, [options.finetuning_config, options.encoder_config if source is None else ""]))
+        fields = with_fields(options.finetuning_config, options.encoder_config if source is None else "")
         call_script(
             "finetuning_scripts/run_ctc.py",
             output_dir,
@@ -240,13 +248,15 @@ class Benchmark:
             return None, {}
         options = self.options
         length = f"{options.pretraining_steps}-updates-{options.pretraining_seconds:g}-s-{options.pretraining_rate:g}"
-        output_dir = self.folder / f"{run.folder_name}-pretraining-{length}"
+        output_dir = self.folder / "-".join(
+            filter(None, [run.folder_name, "pretraining", length, options.pretraining_config])
+        )
         tokenizer = {"fsq_model_name_or_path": self.tokenizer(run.seed)} if "label_kind=fsq" in fields else {}
         peak = call_script(
             self.family.script,
             output_dir,
             config_name=options.preset,
-            config_overrides=",".join(filter(None, [fields, options.encoder_config])),
+            config_overrides=with_fields(fields, options.pretraining_config, options.encoder_config),
             **tokenizer,
             **self.pretraining_flags(run.seed),
         )
@@ -348,6 +358,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--split_seed", type=int, default=9)
     parser.add_argument("--preset", default="birq-tiny")
     parser.add_argument("--encoder_config", default="", help="config fields of all rows, as num_hidden_layers=4")
+    parser.add_argument("--pretraining_config", default="", help="of the pretrained rows alone, as mask_length=10")
     parser.add_argument("--tokenizer_steps", type=int, default=1000, help="updates of the tokenizer of FSQ rows")
     parser.add_argument("--chunk_durations_ms", type=int, nargs="*", default=[160, 320, 640, 1280])
     parser.add_argument("--pretraining_steps", type=int, default=2000)

@@ -44,11 +44,12 @@ def rates(lines: list[Line], kind: str) -> str:
 
 
 def name_of(line: Line) -> str:
-    """The row, and how long it was pretrained."""
+    """The row, the config fields that were changed, and how long it was pretrained."""
     how = line["pretraining"]
-    return (
-        line["row"] if how is None else f"{line['row']} ({how['updates']:,} x {how['seconds']:g} s, {how['rate']:g})"
-    )
+    if how is None:
+        return line["row"]
+    row = ", ".join(filter(None, [line["row"], how.get("changed")]))
+    return f"{row} ({how['updates']:,} x {how['seconds']:g} s, {how['rate']:g})"
 
 
 def in_order(rows: dict[str, list[Line]], order: list[str]) -> list[str]:
@@ -205,7 +206,7 @@ def table(lines: list[Line], order: list[str]) -> str:
 
 def plot(lines: list[Line], order: list[str], file: Path) -> None:
     """WER of every seed as a point and their mean as a bar: one panel for each recipe and choice of training speakers,
-    in it each row's bars, one for each number of updates of fine-tuning.
+    in it each row's bars, one for each number of updates of fine-tuning. Development speakers are in the table alone.
     """
     import matplotlib
 
@@ -213,6 +214,7 @@ def plot(lines: list[Line], order: list[str], file: Path) -> None:
     from matplotlib import pyplot
 
     panels_rows: dict[tuple[str, int], dict[str, dict[int, list[Line]]]] = {}
+    lines = [line for line in lines if "num_development_speakers" not in line["recipe"]] or lines
     for (recipe, speakers, steps), rows in grouped(lines).items():
         for row, some in rows.items():
             panels_rows.setdefault((recipe, speakers), {}).setdefault(row, {})[steps] = some
