@@ -107,7 +107,7 @@ class Run:
         return f"{self.row}-{self.seed}".replace(", ", "-").replace(" ", "_")
 
 
-def with_fields(*configs: str) -> str:
+def with_fields(*configs: str | None) -> str:
     """Config fields as a training script's `--config_overrides` takes them, of several such texts."""
     return ",".join(filter(None, configs))
 
