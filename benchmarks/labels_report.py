@@ -206,7 +206,7 @@ def table(lines: list[Line], order: list[str]) -> str:
 
 def plot(lines: list[Line], order: list[str], file: Path) -> None:
     """WER of every seed as a point and their mean as a bar: one panel for each recipe and choice of training speakers,
-    in it each row's bars, one for each number of updates of fine-tuning. Development speakers are in the table alone.
+    in it each row's bars, one for each number of updates of fine-tuning.
     """
     import matplotlib
 
@@ -214,7 +214,6 @@ def plot(lines: list[Line], order: list[str], file: Path) -> None:
     from matplotlib import pyplot
 
     panels_rows: dict[tuple[str, int], dict[str, dict[int, list[Line]]]] = {}
-    lines = [line for line in lines if "num_development_speakers" not in line["recipe"]] or lines
     for (recipe, speakers, steps), rows in grouped(lines).items():
         for row, some in rows.items():
             panels_rows.setdefault((recipe, speakers), {}).setdefault(row, {})[steps] = some
@@ -250,9 +249,12 @@ def plot(lines: list[Line], order: list[str], file: Path) -> None:
 
 
 def write_report(lines: list[Line], order: list[str], output_dir: Path) -> str:
-    """Write labels.md and labels.png, and return the former's text."""
+    """Write labels.md and the plots, which development speakers are not in unless there are no others; return the
+    former's text.
+    """
     text = table(lines, order)
     (output_dir / "labels.md").write_text(text, encoding="utf-8")
-    plot(lines, order, output_dir / "labels.png")
-    plot_history(lines, order, output_dir / "labels_training.png")
+    tested = [line for line in lines if "num_development_speakers" not in line["recipe"]] or lines
+    plot(tested, order, output_dir / "labels.png")
+    plot_history(tested, order, output_dir / "labels_training.png")
     return text
